@@ -1,0 +1,208 @@
+"""What is in a folder: one small function a layout, which returns None for data arranged otherwise."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blemish.data.folders import contents, pictures, stem, subfolders
+from blemish.data.lists import BAD_WORDS, GOOD_WORDS, LIST_SUFFIXES, read_list
+from blemish.data.roles import draw
+from blemish.data.samples import Role, Sample, Samples
+from blemish.errors import DataError, LayoutError, MaskError, PixelFormatError, UsageError
+from blemish.images import IMAGE_SUFFIXES, as_image
+
+__all__ = ["LAYOUTS", "Layout", "read"]
+
+MASK_FOLDERS = frozenset({"ground_truth", "mask", "masks"})
+SPLIT_FOLDERS = frozenset({"train", "test", "validation"})
+GOOD_FOR_TEST = 0.3
+
+Reader = Callable[[Path], list[Sample] | None]
+
+
+class Layout(NamedTuple):
+    read: Reader
+    arrangement: str
+
+
+def _good(root: Path, folder: str, role: Role) -> list[Sample]:
+    below = root / folder
+    return [
+        Sample(name=f"{folder}/{name}", role=role, bad=False, path=below / name) for name in pictures(below)
+    ]
+
+
+def _masks(folder: Path) -> dict[str, Path]:
+    """By the path of the picture without suffix: `cut/001` for `cut/001_mask.png` or `cut/001.png`."""
+    # 001_mask.png is sorted after 001.png, and so wins
+    return {stem(name).removesuffix("_mask"): folder / name for name in pictures(folder)}
+
+
+def _check_some_mask_fits(masks: dict[str, Path], samples: Iterable[Sample]) -> None:
+    bad = [sample for sample in samples if sample.bad]
+    if masks and bad and not any(sample.mask for sample in bad):
+        raise MaskError(
+            f"None of {len(masks)} masks fits a picture, such as {next(iter(masks.values()))}: name them "
+            f"after their pictures, as {bad[0].kind}/{Path(bad[0].name).stem}_mask.png for {bad[0].name}."
+        )
+
+
+def mvtec(root: Path) -> list[Sample] | None:
+    if not (root / "train" / "good").is_dir():
+        return None
+    masks = _masks(root / "ground_truth")
+    samples = _good(root, "train/good", Role.TRAIN) + _good(root, "validation/good", Role.CALIBRATION)
+    samples += [
+        Sample(
+            name=f"test/{kind}/{name}",
+            role=Role.TEST,
+            bad=kind != "good",
+            kind=kind,
+            path=root / "test" / kind / name,
+            mask=masks.get(f"{kind}/{stem(name)}"),
+        )
+        for kind in subfolders(root / "test")
+        for name in pictures(root / "test" / kind)
+    ]
+    _check_some_mask_fits(masks, samples)
+    return samples
+
+
+def good_bad(root: Path) -> list[Sample] | None:
+    folders = subfolders(root)
+    good_folders = [name for name in folders if name.lower() in GOOD_WORDS]
+    if not good_folders:
+        return None
+    bad_folders = [name for name in folders if name.lower() in BAD_WORDS]
+    mask_folders = [name for name in folders if name.lower() in MASK_FOLDERS]
+    others = [name for name in folders if name not in good_folders + bad_folders + mask_folders]
+    if strays := [name for name in others if pictures(root / name)]:
+        raise LayoutError(
+            f"Beside {good_folders[0]}/ in {root} are pictures of which nothing is known, in {strays[0]}/: "
+            f"move defective ones to bad/{strays[0]}, or name all images in a list."
+        )
+    masks = {key: mask for folder in mask_folders for key, mask in _masks(root / folder).items()}
+    good = [
+        replace(sample, mask=masks.get(stem(sample.name)))
+        for folder in good_folders
+        for sample in _good(root, folder, Role.TRAIN)
+    ]
+    bad = [
+        Sample(
+            name=f"{folder}/{name}",
+            role=Role.TEST,
+            bad=True,
+            kind=name.split("/")[0] if "/" in name else "bad",
+            path=root / folder / name,
+            mask=masks.get(f"{folder}/{stem(name)}", masks.get(stem(name))),
+        )
+        for folder in bad_folders
+        for name in pictures(root / folder)
+    ]
+    _check_some_mask_fits(masks, bad)
+    # evaluation needs good images that were not trained on
+    count = max(1, round(GOOD_FOR_TEST * len(good))) if bad and len(good) >= 4 else 0
+    for_test = draw(good, count, "test")
+    return [replace(sample, role=Role.TEST) if sample.name in for_test else sample for sample in good] + bad
+
+
+def folder_of_good(root: Path) -> list[Sample] | None:
+    if not root.is_dir():
+        return None
+    names = pictures(root)
+    within = {part for folder in {name.rpartition("/")[0] for name in names} for part in folder.split("/")}
+    if suspect := sorted(part for part in within if part.lower() in BAD_WORDS | MASK_FOLDERS | {"test"}):
+        raise LayoutError(
+            f"{root} is no plain folder of good images, for it has {suspect[0]}/ in it: arrange it as "
+            "train/good and test/<kind>, or as good and bad, or give the folder of the good images alone."
+        )
+    return [Sample(name=name, role=Role.TRAIN, bad=False, path=root / name) for name in names]
+
+
+def _or_products(layout: Reader) -> Reader:
+    """Read what has a layout, or else a folder of products of which each has it."""
+
+    def read_products(root: Path) -> list[Sample] | None:
+        if (samples := layout(root)) is not None:
+            return samples
+        if any(name.lower() in SPLIT_FOLDERS for name in subfolders(root)):
+            return None
+        readings = {name: layout(root / name) for name in subfolders(root)}
+        found = {name: samples for name, samples in readings.items() if samples is not None}
+        if found and (others := [name for name in readings if name not in found and pictures(root / name)]):
+            raise LayoutError(
+                f"{root / others[0]} is not arranged as {next(iter(found))} beside it, but holds pictures: "
+                "arrange it alike, or move it elsewhere."
+            )
+        return [
+            replace(sample, name=f"{klass}/{sample.name}", klass=klass)
+            for klass, samples in found.items()
+            for sample in samples
+        ] or None
+
+    return read_products
+
+
+LAYOUTS: dict[str, Layout] = {  # the strictest first
+    "list": Layout(read_list, "a CSV, JSONL or JSON list with the columns image,label,split,mask,class"),
+    "mvtec": Layout(_or_products(mvtec), "train/good, test/<kind>, ground_truth/<kind>/<stem>_mask.png"),
+    "good-bad": Layout(_or_products(good_bad), "good, bad (also OK/NG, ok/ko, normal/abnormal) and masks"),
+    "folder": Layout(folder_of_good, "a folder of good images"),
+}
+
+
+def read(
+    data: str | Path | NDArray[Any] | Sequence[NDArray[Any] | Path | str], *, layout: str | None = None
+) -> Samples:
+    """What the data holds and which role each image has; pixels are read later, one image at a time."""
+    if layout is not None and layout not in LAYOUTS:
+        raise UsageError(f"There is no layout {layout!r}: choose one of {', '.join(LAYOUTS)}.")
+    samples = _read_path(Path(data).expanduser(), layout) if isinstance(data, str | Path) else _arrays(data)
+    name, count = Counter(sample.name for sample in samples).most_common(1)[0]
+    if count > 1:
+        raise DataError(f"{name} is given {count} times: name each image once.")
+    return samples
+
+
+def _read_path(root: Path, layout: str | None) -> Samples:
+    if not root.exists():
+        raise LayoutError(f"{root} does not exist: check its spelling and that its drive is mounted.")
+    if root.is_file() and root.suffix.lower() not in LIST_SUFFIXES:
+        raise LayoutError(f"{root} is no list ({', '.join(LIST_SUFFIXES)}): give a folder or a list.")
+    for name in [layout] if layout else LAYOUTS:
+        items = LAYOUTS[name].read(root)
+        if items:
+            return Samples(root.stem if root.is_file() else root.resolve().name, name, tuple(items))
+        if items is not None:
+            raise LayoutError(
+                f"{root} holds {contents(root)}, but no pictures: "
+                f"add some with the suffix {', '.join(sorted(IMAGE_SUFFIXES))}."
+            )
+    expected = LAYOUTS[layout or "folder"].arrangement
+    raise LayoutError(
+        f"{root} does not have the layout {layout}, which is {expected}: choose another layout."
+    )
+
+
+def _arrays(data: NDArray[Any] | Sequence[NDArray[Any] | Path | str]) -> Samples:
+    if isinstance(data, np.ndarray) and data.ndim != 4:
+        raise PixelFormatError(
+            f"An array of shape {data.shape} is no sequence of images: put a single image in a list."
+        )
+    if len(data) == 0:
+        raise LayoutError("The sequence holds no images: give arrays, or paths of images.")
+    samples = []
+    for index, item in enumerate(data):
+        if isinstance(item, np.ndarray):
+            name = f"array-{index:04d}"
+            samples.append(Sample(name=name, role=Role.TRAIN, bad=False, pixels=as_image(item, name)))
+        elif Path(item).is_file():
+            samples.append(Sample(name=Path(item).as_posix(), role=Role.TRAIN, bad=False, path=Path(item)))
+        else:
+            raise DataError(f"{item} is no file: check the paths in the sequence.")
+    return Samples("arrays", "arrays", tuple(samples))

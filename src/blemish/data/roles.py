@@ -1,0 +1,82 @@
+"""Who trains, who calibrates and who tests, and whether the three are kept apart."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from hashlib import blake2b
+
+from blemish import images
+from blemish.data.samples import Role, Sample, Samples
+from blemish.errors import DataError, LayoutError, UsageError
+
+__all__ = ["check_masks", "draw", "duplicates", "hold_out"]
+
+LEAVE_ONE_OUT_BELOW = 25
+"""With fewer good images each is worth more in training, and the caller calibrates by leaving one out."""
+
+
+def draw(samples: Iterable[Sample], count: int, salt: str) -> set[str]:
+    """The names of `count` samples, by a hash of each name: a new file changes few other choices."""
+
+    def ticket(name: str) -> bytes:
+        return blake2b(f"{salt}:{name}".encode(errors="surrogateescape"), digest_size=8).digest()
+
+    return set(sorted((sample.name for sample in samples), key=ticket)[:count])
+
+
+def hold_out(samples: Samples, *, fraction: float = 0.2, minimum: int = 5, seed: int = 0) -> Samples:
+    """Let some training images of each class calibrate, where none do and it can spare them."""
+    if not 0 < fraction < 1:
+        raise UsageError(f"The fraction to hold out is {fraction}: choose one between 0 and 1.")
+    held: set[str] = set()
+    for klass in samples.classes:
+        of_class = samples.klass(klass)
+        train = of_class.role(Role.TRAIN)
+        if not train:
+            named = f"class {klass} of {samples.name}" if klass else samples.name
+            raise LayoutError(
+                f"There are no good images to train on in {named}: add some, for example as train/good."
+            )
+        if of_class.role(Role.CALIBRATION) or len(train) < LEAVE_ONE_OUT_BELOW:
+            continue
+        count = max(minimum, round(fraction * len(train)))
+        if count >= len(train):
+            raise UsageError(
+                f"Holding out {count} of {len(train)} good images leaves none to train on: hold out fewer."
+            )
+        held |= draw(train, count, str(seed))
+    return samples.with_items(
+        replace(sample, role=Role.CALIBRATION) if sample.name in held else sample for sample in samples
+    )
+
+
+def duplicates(samples: Samples) -> list[tuple[Sample, Sample]]:
+    """Pairs of a training or calibration image and a test image whose files are the same, byte for byte."""
+    by_size: dict[int, tuple[list[Sample], list[Sample]]] = {}
+    for sample in samples:
+        if sample.path is not None:
+            sides = by_size.setdefault(sample.path.stat().st_size, ([], []))
+            sides[sample.role is Role.TEST].append(sample)
+    pairs = []
+    for known, test in by_size.values():
+        if not (known and test):
+            continue
+        by_bytes: dict[bytes, list[Sample]] = {}
+        for sample in known:
+            by_bytes.setdefault(_digest(sample), []).append(sample)
+        pairs += [(twin, sample) for sample in test for twin in by_bytes.get(_digest(sample), [])]
+    return sorted(pairs, key=lambda pair: (pair[1].name, pair[0].name))
+
+
+def _digest(sample: Sample) -> bytes:
+    assert sample.path is not None
+    return blake2b(sample.path.read_bytes()).digest()
+
+
+def check_masks(samples: Samples) -> None:
+    """Refuse a good image whose mask says that it is not."""
+    for sample in samples:
+        if not sample.bad and sample.mask is not None and images.read_mask(sample.mask).any():
+            raise DataError(
+                f"{sample.name} counts as good, but its mask {sample.mask.name} marks a defect: "
+                "move the image among the bad ones, or empty the mask."
+            )
