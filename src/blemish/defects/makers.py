@@ -1,0 +1,137 @@
+"""DefectMaker of REB (arXiv 2308.12577): the kinds of defects, and how one draw paints them all.
+
+Ours, where `compat` brings the original back: eight uniform moves (its list doubles two and misses one), grey
+noise on grey products, and a centre that stays on the foreground when a box is shifted inside the picture.
+Ours throughout: lengths grow with the picture, blending is in float32 with rounding instead of float16 with
+truncation, shapes of a few pixels are drawn again, and `draem2` takes its textures from the good pictures.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from blemish.defects.augment import Mask, Pixels, jitter
+from blemish.defects.fills import Fill, cut, noise, texture
+from blemish.defects.paste import blend, place, weigh
+from blemish.defects.shapes import Shape, blob, clump, perlin, rectangle, scale_of, scar, strip
+from blemish.defects.source import Scene, Source
+from blemish.errors import DataError, UsageError
+
+ATTEMPTS = 4
+LEAST_PIXELS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Defect:
+    label: str
+    shape: Shape
+    fill: Fill
+    kernel: int = 0
+    """Side, at 256 pixels, of the window that softens the edge of every other defect; 0 keeps all hard."""
+    opacity: tuple[float, float] = (1.0, 1.0)
+    anywhere: bool = False
+    """Pay no heed to the foreground."""
+
+
+@dataclass(frozen=True, slots=True)
+class Maker:
+    name: str
+    defects: tuple[Defect, ...]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(defect.label for defect in self.defects)
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """The clean view, then one view a label; a mask is true where a defect was pasted."""
+
+    views: NDArray[np.uint8]
+    masks: NDArray[np.bool_]
+
+
+CUTS = (
+    Defect("bezier/cut", blob, cut, kernel=5),
+    Defect("scar/cut", scar, cut, kernel=3),
+    Defect("clump/cut", clump, cut, kernel=3, opacity=(0.5, 1.0)),
+)
+NOISES = (
+    Defect("bezier/noise", blob, noise, kernel=5),
+    Defect("scar/noise", scar, noise, kernel=3),
+    Defect("clump/noise", clump, noise, kernel=3, opacity=(0.5, 1.0)),
+)
+MAKERS = {
+    maker.name: maker
+    for maker in (
+        Maker("dm6", CUTS + NOISES),
+        Maker("cut3", CUTS),
+        Maker("noise3", NOISES),
+        Maker("blob2", (CUTS[0], NOISES[0])),
+        Maker("scar2", (CUTS[1], NOISES[1])),
+        Maker("clump2", (CUTS[2], NOISES[2])),
+        Maker(
+            "cutpaste3",
+            (
+                Defect(
+                    "rectangle/cut",
+                    rectangle,
+                    partial(cut, anywhere=True),
+                    opacity=(0.99, 1.0),
+                    anywhere=True,
+                ),
+                Defect("strip/cut", strip, partial(cut, anywhere=True), opacity=(0.99, 1.0), anywhere=True),
+            ),
+        ),
+        Maker("draem2", (Defect("perlin/texture", perlin, texture, opacity=(0.2, 1.0), anywhere=True),)),
+    )
+}
+
+
+def make(
+    maker: Maker | str,
+    source: Source,
+    index: int,
+    *,
+    seed: int,
+    epoch: int,
+    augment: bool = True,
+    compat: bool = False,
+) -> Draw:
+    """One draw on picture `index % len(source)`: a pure function of (seed, epoch, index)."""
+    if isinstance(maker, str):
+        if maker not in MAKERS:
+            raise UsageError(f"There is no defect maker {maker!r}: choose among {', '.join(MAKERS)}.")
+        maker = MAKERS[maker]
+    rng = np.random.default_rng([seed, epoch, index])
+    scene = source.scene(rng, index % len(source), augment=augment, compat=compat)
+    views = np.repeat(scene.pixels(rng)[None], 1 + len(maker.defects), axis=0)
+    masks = np.zeros(views.shape[:3], bool)
+    for defect, view, mask in zip(maker.defects, views[1:], masks[1:], strict=True):
+        _paint(defect, rng, scene, view, mask)
+    return Draw(views, masks)
+
+
+def _paint(defect: Defect, rng: Generator, scene: Scene, view: Pixels, mask: Mask) -> None:
+    source = scene.source
+    scale = scale_of(*source.size)
+    kernel = 2 * round((defect.kernel * scale - 1) / 2) + 1
+    for _ in range(ATTEMPTS):
+        weights = weigh(defect.shape(rng, *source.size), kernel if rng.random() < 0.5 else 1)
+        height, width = weights.shape
+        corner = place(rng, scene, height, width, anywhere=defect.anywhere)
+        if corner is None or np.count_nonzero(weights) < max(LEAST_PIXELS * scale**2, 4):
+            continue
+        fill = defect.fill(rng, scene, height, width)
+        fill = jitter(fill, rng, grey=source.grey and not scene.compat)
+        box = slice(corner[0], corner[0] + height), slice(corner[1], corner[1] + width)
+        blend(view[box], fill, weights * np.float32(rng.uniform(*defect.opacity)))
+        mask[box] = weights > 0
+        return
+    raise DataError(
+        f"Picture {scene.index} got no {defect.label} defect in {ATTEMPTS} attempts: give larger pictures, "
+        "or a foreground that lies less close to the border."
+    )
