@@ -1,0 +1,24 @@
+"""Text files that are whole or not there at all."""
+
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+from blemish.errors import OutputError
+
+__all__ = ["write_text"]
+
+
+def write_text(path: Path, text: str) -> None:
+    part = path.with_name(f".{uuid4().hex}.part")
+    try:
+        # a file name that is no Unicode must not cost the whole report
+        part.write_bytes(text.encode(errors="backslashreplace"))
+        part.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise OutputError(
+            f"{path} cannot be written ({error.strerror}): "
+            "check that its folder exists, may be written to and has room."
+        ) from error
