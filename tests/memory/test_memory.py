@@ -1,0 +1,226 @@
+"""The bank's parts against plain definitions."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from blemish.errors import BudgetError
+from blemish.memory.bank import row_bytes, rows_within, spread
+from blemish.memory.coreset import k_centre
+from blemish.memory.density import published_density, represented_distance
+from blemish.memory.neighbours import nearest_elsewhere, neighbours
+from blemish.memory.patches import Rotation, neck_filters
+from blemish.memory.vectors import Vectors
+
+EVERYTHING = 1 << 30
+
+
+def vectors(rows: Tensor, images: int = 4, budget: int = EVERYTHING) -> Vectors:
+    return Vectors.of(rows.tensor_split(images), budget)
+
+
+def clustered(count: int, seed: int = 0) -> Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    centres = torch.randn(12, 8, generator=draw) * 4
+    return centres[torch.randint(12, (count,), generator=draw)] + torch.randn(count, 8, generator=draw)
+
+
+def plain_greedy(rows: Tensor, count: int, start: int) -> list[int]:
+    taken = [start]
+    nearest = torch.full((len(rows),), torch.inf)
+    while len(taken) < count:
+        nearest = torch.minimum(nearest, (rows - rows[taken[-1]]).square().sum(1))
+        taken.append(int(nearest.argmax()))
+    return taken
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_coreset_takes_the_rows_of_the_plain_loop(seed: int) -> None:
+    rows = clustered(6000, seed)
+    picked = k_centre(vectors(rows), 300, start=seed)
+    assert set(picked.tolist()) == set(plain_greedy(rows, 300, seed))
+
+
+def test_coreset_stops_when_only_repeats_are_left() -> None:
+    rows = clustered(10).repeat(50, 1)
+    picked = k_centre(vectors(rows), 200)
+    assert len({tuple(row) for row in rows[picked].tolist()}) == len(picked) == 10
+
+
+def test_a_small_budget_changes_nothing_but_the_place() -> None:
+    rows = clustered(5000)
+    in_memory, spilled = vectors(rows, 20), vectors(rows, 20, budget=3000 * 8 * 4)
+    assert sum(isinstance(block, Tensor) for block in spilled.blocks) == 12
+    assert torch.equal(k_centre(in_memory, 100), k_centre(spilled, 100))
+    for ours, theirs in zip(in_memory.moments(), spilled.moments(), strict=True):
+        assert torch.equal(ours, theirs)
+    wanted = torch.tensor([4999, 0, 2500, 2501])
+    assert torch.equal(spilled.rows(wanted), rows[wanted])
+    turned = spilled.turned(lambda block: block * 2)
+    assert torch.equal(torch.cat([block for _, block in turned]).sort(0).values, (rows * 2).sort(0).values)
+
+
+def test_turning_keeps_the_order_of_images() -> None:
+    rows = clustered(40)
+    turned = vectors(rows).turned(lambda block: block + 1)
+    assert torch.equal(torch.cat([block for _, block in turned]), rows + 1)
+
+
+def test_without_one_image() -> None:
+    rows = clustered(40)
+    rest = vectors(rows).without(1)
+    assert len(rest) == 30
+    assert torch.equal(torch.cat([block for _, block in rest]), torch.cat((rows[:10], rows[20:])))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 60), st.integers(1, 5), st.integers(0, 99))
+def test_neighbours_are_exact(count: int, wanted: int, seed: int) -> None:
+    rows, queries = clustered(count, seed), clustered(30, seed + 1)
+    wanted = min(wanted, count)
+    distance, number = neighbours(queries, rows, wanted)
+    all_of_them = (queries[:, None] - rows).square().sum(-1)
+    expected = all_of_them.sort(1).values[:, :wanted]
+    torch.testing.assert_close(distance, expected)
+    torch.testing.assert_close(all_of_them.gather(1, number), expected)
+
+
+def test_nearest_elsewhere_leaves_the_own_image_out() -> None:
+    rows = clustered(60)
+    held = vectors(rows, 6)
+    picked = torch.arange(0, 60, 3)
+    sources = held.sources()[picked]
+    distance, number = nearest_elsewhere(held, rows[picked], sources)
+    apart = (rows[:, None] - rows[picked]).square().sum(-1)
+    apart[held.sources()[:, None] == sources] = torch.inf
+    torch.testing.assert_close(distance, apart.amin(1), rtol=1e-4, atol=1e-4)
+    assert (held.sources() != sources[number]).all()
+
+
+SEVEN = torch.tensor([[0.0, 0], [1, 0], [0, 1], [1, 1], [10, 0], [13, 0], [10, 4]])
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (1, [1, 1, 1, 1, 9, 9, 16]),
+        (2, [1, 1, 1, 1, 12.5, 17, 20.5]),
+        (3, [4 / 3, 4 / 3, 4 / 3, 4 / 3, 106 / 3, 178 / 3, 131 / 3]),
+    ],
+)
+def test_published_density_of_seven_points(count: int, expected: list[float]) -> None:
+    density = published_density(vectors(SEVEN, 3), torch.arange(7), 3)
+    torch.testing.assert_close(density[:, count - 1], torch.tensor(expected).float())
+
+
+def test_published_density_counts_a_duplicate_as_a_neighbour() -> None:
+    """Only the row itself is left out, by number; its twin is a neighbour at distance 0."""
+    rows = torch.tensor([[0.0, 0], [0, 0], [3, 0]])
+    assert published_density(vectors(rows, 1), torch.arange(3), 1)[:, 0].tolist() == [0, 0, 9]
+
+
+def test_represented_distance_by_hand() -> None:
+    # Two images; the bank holds the first image's three rows, and only the second image may choose among them.
+    rows = torch.tensor([[0.0], [10], [20], [1], [-3], [12]])
+    held = vectors(rows, 2)
+    density = represented_distance(held, rows[:3], held.sources()[:3], 1)
+    overall = (1 + 3 + 2) / 3
+    torch.testing.assert_close(density, torch.tensor([(1 + 3 + overall) / 3, (2 + overall) / 2, overall]))
+
+
+def unfolded_neck(maps: list[Tensor], width: int) -> Tensor:
+    """REB's recipe as it is published: unfold, resample, adaptive means."""
+    grid = maps[0].shape[-2:]
+    stacked = []
+    for tap in maps:
+        count, channels, height, across = tap.shape
+        patches = F.unfold(tap, 3, padding=1).reshape(count, channels * 9, height, across)
+        patches = F.interpolate(patches, size=grid, mode="bilinear", align_corners=False)
+        flat = patches.flatten(2).transpose(1, 2).reshape(-1, 1, channels * 9)
+        stacked.append(F.adaptive_avg_pool1d(flat, width))
+    both = torch.cat(stacked, 1).reshape(-1, 1, 2 * width)
+    return F.adaptive_avg_pool1d(both, width)[:, 0].reshape(maps[0].shape[0], -1, width)
+
+
+@pytest.mark.parametrize(("channels", "width"), [((128, 256), 512), ((512, 1024), 1024), ((512, 512), 512)])
+def test_neck_in_closed_form_is_the_published_recipe(channels: tuple[int, int], width: int) -> None:
+    from blemish.memory.patches import RebNeck
+
+    draw = torch.Generator().manual_seed(0)
+    maps = [
+        torch.rand(2, channels[0], 8, 8, generator=draw),
+        torch.rand(2, channels[1], 4, 4, generator=draw),
+    ]
+    neck = RebNeck(channels)
+    assert neck.width == width
+    torch.testing.assert_close(
+        neck(maps).flatten(2).transpose(1, 2), unfolded_neck(maps, width), rtol=0, atol=1e-5
+    )
+
+
+def test_neck_filters_of_resnet18_are_those_of_the_paper() -> None:
+    first, second = neck_filters(128, 512)[:2, 0].flatten(1)
+    assert torch.allclose(first * 6, torch.tensor([1.0, 1, 2, 1, 1, 0, 0, 0, 0]))
+    assert torch.allclose(second * 6, torch.tensor([0.0, 0, 0, 0, 1, 1, 2, 1, 1]))
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_rotation_scales_the_principal_axes(power: float) -> None:
+    rows = clustered(4000) * torch.tensor([8.0, 4, 2, 1, 1, 1, 0.5, 0.25])
+    mean, covariance = vectors(rows).moments()
+    turned = Rotation.of(mean, covariance, power=power)(rows)
+    spread_ = torch.cov(turned.T)
+    variance = torch.linalg.eigvalsh(covariance).flip(0).float()
+    expected = variance ** (1 - power)
+    torch.testing.assert_close(
+        spread_.diagonal() / spread_.trace(), expected / expected.sum(), rtol=0.02, atol=1e-4
+    )
+    assert spread_.trace() == pytest.approx(1, rel=0.01)
+    if power == 0:  # distances are kept, but for one factor
+        ours, theirs = torch.pdist(turned[:50]), torch.pdist(rows[:50])
+        torch.testing.assert_close(ours / ours.mean(), theirs / theirs.mean(), rtol=1e-4, atol=1e-4)
+
+
+def test_rotation_survives_directions_without_any_variance() -> None:
+    rows = F.pad(clustered(100), (0, 2))
+    turned = Rotation.of(*vectors(rows).moments(), power=1.0)(rows)
+    assert turned.isfinite().all()
+
+
+def test_map_is_bilinear_enlargement_and_blur() -> None:
+    places = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    ours = spread(32, 256) @ places[0, 0] @ spread(32, 256).T
+    large = F.interpolate(places, size=256, mode="bilinear", align_corners=False)
+    kernel = torch.exp(-0.5 * (torch.arange(-16, 17) / 4.0) ** 2)
+    kernel = (kernel / kernel.sum())[None, None, None]
+    large = F.conv2d(F.pad(large, (16, 16, 0, 0), mode="reflect"), kernel)
+    large = F.conv2d(F.pad(large, (0, 0, 16, 16), mode="reflect"), kernel.transpose(2, 3))
+    torch.testing.assert_close(ours, large[0, 0], rtol=1e-5, atol=1e-5)
+
+
+def test_bank_budget() -> None:
+    assert rows_within(8, 152, 4096) == 4096
+    assert rows_within(1, 152, 4096) * row_bytes(152) <= 1e6
+    with pytest.raises(BudgetError, match="raise --bank-mb to at least"):
+        rows_within(0.0001, 152, 4096)
+
+
+@pytest.mark.parametrize("change", [lambda rows: rows * torch.nan, lambda rows: rows / 0])
+def test_vectors_refuse_what_is_no_number(change: Callable[[Tensor], Tensor]) -> None:
+    from blemish.errors import DataError
+
+    with pytest.raises(DataError, match="not numbers"):
+        vectors(change(clustered(10)))
+
+
+def test_moments_match_numpy() -> None:
+    rows = clustered(500)
+    mean, covariance = vectors(rows).moments()
+    np.testing.assert_allclose(mean, rows.double().numpy().mean(0))
+    np.testing.assert_allclose(covariance, np.cov(rows.double().numpy().T, bias=True), atol=1e-12)
