@@ -13,7 +13,7 @@ from torch import Tensor
 from blemish.errors import BudgetError
 from blemish.memory.bank import row_bytes, rows_within, spread
 from blemish.memory.coreset import k_centre
-from blemish.memory.density import published_density, represented_distance
+from blemish.memory.density import place_statistics, published_density, represented_distance
 from blemish.memory.neighbours import nearest_elsewhere, neighbours
 from blemish.memory.patches import Rotation, neck_filters
 from blemish.memory.vectors import Vectors
@@ -99,7 +99,7 @@ def test_nearest_elsewhere_leaves_the_own_image_out() -> None:
     distance, number = nearest_elsewhere(held, rows[picked], sources)
     apart = (rows[:, None] - rows[picked]).square().sum(-1)
     apart[held.sources()[:, None] == sources] = torch.inf
-    torch.testing.assert_close(distance, apart.amin(1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(distance, apart.amin(1).sqrt(), rtol=1e-4, atol=1e-3)
     assert (held.sources() != sources[number]).all()
 
 
@@ -126,12 +126,34 @@ def test_published_density_counts_a_duplicate_as_a_neighbour() -> None:
 
 
 def test_represented_distance_by_hand() -> None:
-    # Two images; the bank holds the first image's three rows, and only the second image may choose among them.
+    # Two images; the bank holds the first one's three rows, and only the second one may choose among them.
     rows = torch.tensor([[0.0], [10], [20], [1], [-3], [12]])
     held = vectors(rows, 2)
-    density = represented_distance(held, rows[:3], held.sources()[:3], 1)
+    distance, answer = nearest_elsewhere(held, rows[:3], held.sources()[:3])
+    density = represented_distance(distance, answer, rows[:3], 1)
     overall = (1 + 3 + 2) / 3
     torch.testing.assert_close(density, torch.tensor([(1 + 3 + overall) / 3, (2 + overall) / 2, overall]))
+
+
+def test_places_that_are_always_rough_count_less() -> None:
+    draw = torch.Generator().manual_seed(0)
+    scores = torch.rand(400, 64, generator=draw)
+    scores[:, 32:] = 5 + 4 * scores[:, 32:]  # the lower half of an 8 × 8 grid
+    places = place_statistics(scores, (8, 8))
+    judged = (scores.reshape(-1, 8, 8) - places.mean) * places.scale
+    assert judged[:, 1:3].mean() == pytest.approx(0, abs=0.1)
+    assert judged[:, 5:7].mean() == pytest.approx(0, abs=0.1)
+    ratio = float(judged[:, 5:7].std() / judged[:, 1:3].std())
+    assert (
+        1.8 < ratio < 2.4
+    )  # halfway, on the scale of logarithms, between 4 and 1; the floor brakes a little
+
+
+def test_places_all_alike_change_nothing_but_the_origin() -> None:
+    draw = torch.Generator().manual_seed(0)
+    places = place_statistics(torch.rand(4000, 64, generator=draw), (8, 8))
+    assert places.scale.std() < 0.01
+    assert places.mean.std() < 0.01
 
 
 def unfolded_neck(maps: list[Tensor], width: int) -> Tensor:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blemish.errors import BudgetError
+from blemish.memory.density import Places
 from blemish.memory.patches import PatchVectors, Rotation
 
 SMOOTHING = 4.0
@@ -20,7 +21,9 @@ class Bank:
     sources: Tensor
     """For each row the number of the good image it came from."""
     density: Tensor
-    """For each row what the score takes off: 0 for plain nearest neighbours."""
+    """For each row what is taken off its distance: 0 for plain nearest neighbours."""
+    places: Places
+    """For each cell of the grid what is taken off next, and the factor that follows."""
 
 
 def row_bytes(width: int) -> int:
@@ -41,8 +44,8 @@ def rows_within(megabytes: float, width: int, most: int) -> int:
 class BankScorer(nn.Module):
     """Pictures → image score, anomaly map, and the good image closest to the worst place.
 
-    A place scores the distance to its nearest remembered row, less that row's density. The image score is the
-    highest mean over 3×3 places.
+    A place scores the distance to its nearest remembered row, less that row's density, seen against what good
+    images score there. The image score is the highest mean over 3×3 places.
     """
 
     def __init__(
@@ -59,7 +62,7 @@ class BankScorer(nn.Module):
         self.patches = patches
         self.rotation = rotation
         self.size = size
-        self.grid = patches.grid(size)
+        self.grid = bank.places.mean.shape
         self.squared = squared
         self.pool_stride = pool_stride
         self.rows: Tensor
@@ -73,6 +76,10 @@ class BankScorer(nn.Module):
         self.register_buffer("search", search, persistent=False)
         self.register_buffer("density", bank.density)
         self.register_buffer("sources", bank.sources)
+        self.usual: Tensor
+        self.scale: Tensor
+        self.register_buffer("usual", bank.places.mean.flatten())
+        self.register_buffer("scale", bank.places.scale.flatten())
         self.down: Tensor
         self.across: Tensor
         self.register_buffer("down", spread(self.grid[0], size[0]), persistent=False)
@@ -88,7 +95,7 @@ class BankScorer(nn.Module):
         distance = (vectors - self.rows[nearest]).square().sum(-1)
         if not self.squared:
             distance = distance.sqrt()
-        places = distance - self.density[nearest]
+        places = (distance - self.density[nearest] - self.usual) * self.scale
         worst = self.sources[nearest.gather(1, places.argmax(1, keepdim=True))[:, 0]]
         places = places.reshape(-1, *self.grid)
         pooled = F.avg_pool2d(places[:, None], min(3, *self.grid), self.pool_stride)

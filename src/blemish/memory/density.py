@@ -1,11 +1,21 @@
-"""How far apart good patches lie around each remembered row: REB's local density, in two forms."""
+"""How far apart good patches lie, around each remembered row and at each place of the picture.
+
+REB's point is that a distance means little by itself: some normal regions are tightly clustered and others
+spread out. What a good patch of a *new* image would score tells how much of a distance is normal.
+"""
+
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from blemish.memory.coreset import squared_distances
-from blemish.memory.neighbours import nearest_elsewhere, neighbours
+from blemish.memory.neighbours import neighbours
 from blemish.memory.vectors import Vectors
+
+IMAGES_BEHIND_A_PRIOR = 8
+"""With this many images the statistics of a place count for as much as what holds everywhere."""
 
 
 def published_density(vectors: Vectors, picked: Tensor, count: int) -> Tensor:
@@ -24,18 +34,49 @@ def published_density(vectors: Vectors, picked: Tensor, count: int) -> Tensor:
     return best.cumsum(1) / torch.arange(1, count + 1)
 
 
-def represented_distance(vectors: Vectors, rows: Tensor, sources: Tensor, smooth: int) -> Tensor:
-    """Mean distance from a bank row to the good vectors that it would be the answer for.
+def represented_distance(distance: Tensor, answer: Tensor, rows: Tensor, smooth: int) -> Tensor:
+    """Mean distance from each bank row to the good vectors that it is the answer for.
 
-    Those vectors choose among rows of other images, as a new image must. The mean is taken over the row and
-    its `smooth` - 1 nearest rows, weighted by how many vectors each answers for.
+    `distance` and `answer` (a row number) belong to good vectors that chose among rows of other images, as a
+    new image must. The mean is taken over the row and its `smooth` - 1 nearest rows, weighted by how many
+    vectors each answers for.
     """
-    distance, answer = nearest_elsewhere(vectors, rows, sources)
     finite = distance.isfinite()
-    distance, answer = distance[finite].sqrt(), answer[finite]
+    distance, answer = distance[finite], answer[finite]
     count = torch.zeros(len(rows)).index_add_(0, answer, torch.ones_like(distance))
     total = torch.zeros(len(rows)).index_add_(0, answer, distance)
     _, around = neighbours(rows, rows, min(smooth, len(rows)))
     overall = total.sum() / count.sum().clamp(min=1)
     # One vector of the average distance stands in where hardly any good vector chose these rows.
     return (total[around].sum(1) + overall) / (count[around].sum(1) + 1)
+
+
+class Places(NamedTuple):
+    """What good images score at each cell of the grid."""
+
+    mean: Tensor
+    scale: Tensor
+
+
+def place_statistics(scores: Tensor, grid: tuple[int, int]) -> Places:
+    """`scores` (images, cells) of good images → what to subtract and by what to divide at each cell.
+
+    Parts that lie still have places that are always rough (edges, borders, print) and places that never are;
+    parts that lie anyhow have the same statistics everywhere, and nothing changes for them. The scale is the
+    geometric mean of the place's own spread and the spread of the whole: halfway is where it helps most.
+    """
+    scores = scores[scores.isfinite().all(1)]
+    if len(scores) < 2:
+        return Places(torch.zeros(grid), torch.ones(grid))
+    own = len(scores) / (len(scores) + IMAGES_BEHIND_A_PRIOR)
+    mean = scores.mean(0)
+    variance = (scores - mean).square().mean(0)
+    whole = variance.mean()
+    mean = own * smoothed(mean, grid) + (1 - own) * mean.mean()
+    variance = own * smoothed(variance, grid) + (1 - own) * whole
+    floor = 0.1 * whole + 1e-12
+    return Places(mean, ((whole + floor) / (variance + floor)) ** 0.25)
+
+
+def smoothed(cells: Tensor, grid: tuple[int, int]) -> Tensor:
+    return F.avg_pool2d(cells.reshape(1, 1, *grid), 3, 1, 1, count_include_pad=False)[0, 0]

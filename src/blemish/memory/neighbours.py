@@ -1,5 +1,7 @@
 """Exact neighbours by blocked matrix products."""
 
+from threading import local
+
 import torch
 from torch import Tensor
 
@@ -26,19 +28,23 @@ def neighbours(queries: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Tenso
 
 
 def nearest_elsewhere(vectors: Vectors, rows: Tensor, sources: Tensor) -> tuple[Tensor, Tensor]:
-    """For every vector its nearest row that came from another image: squared distance and row number.
+    """For every vector its nearest row that came from another image: distance and row number.
 
     Rows of the vector's own image are left out, so the distance is what a new good image would see.
     """
     distances = torch.empty(len(vectors))
     numbers = torch.empty(len(vectors), dtype=torch.long)
     norms = squared_norms(rows)
-    product: Tensor | None = None  # fresh large buffers cost more in page faults than the arithmetic in them
-    for image, (place, block) in enumerate(vectors):
+    buffers = local()  # fresh large buffers cost more in page faults than the arithmetic in them
+
+    def answer(image: int, place: slice, block: Tensor) -> None:
+        product = getattr(buffers, "product", None)
         if product is None or len(product) != len(block):
-            product = block.new_empty(len(block), len(rows))
+            product = buffers.product = block.new_empty(len(block), len(rows))
         torch.addmm(norms[None], block, rows.T, alpha=-2, out=product)
         product[:, sources == image] = torch.inf
         torch.min(product, 1, out=(distances[place], numbers[place]))
         distances[place] += squared_norms(block)
-    return distances.clamp_(min=0), numbers
+
+    vectors.each(answer)
+    return distances.clamp_(min=0).sqrt_(), numbers

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blemish.errors import UsageError
 from blemish.nets.backbone import Backbone, colour_groups
 
 REB_WIDTH = 512
@@ -13,19 +14,19 @@ REB_WIDTH = 512
 
 
 class MeanNeck(nn.Module):
-    """3×3 means of each tap, without the zero padding that would make every border look special."""
+    """3×3 means of each tap, the zeros beyond the border counted in.
 
-    def __init__(self, channels: Sequence[int], window: int = 3) -> None:
+    Border cells are means of fewer values and so noisier; the zeros shrink them by as much as that, and keep
+    borders from outshining every defect.
+    """
+
+    def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
-        self.window = window
         self.width = sum(channels)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         grid = maps[0].shape[-2:]
-        pooled = [
-            F.avg_pool2d(tap, self.window, 1, self.window // 2, count_include_pad=False) for tap in maps
-        ]
-        return torch.cat([resized(tap, grid) for tap in pooled], dim=1)
+        return torch.cat([resized(F.avg_pool2d(tap, 3, 1, 1), grid) for tap in maps], dim=1)
 
 
 class RebNeck(nn.Module):
@@ -58,7 +59,7 @@ def neck_filters(channels: int, width: int) -> Tensor:
     groups = min(channels, half)
     inputs, outputs = channels // groups, half // groups
     if channels % groups or half % groups:
-        raise ValueError(f"{channels} channels do not divide into {half} outputs")
+        raise UsageError(f"REB's neck cannot turn {channels} channels into {half}: choose other taps.")
     taps = torch.eye(9 * inputs)[:, None]
     means = F.adaptive_avg_pool1d(taps, 2 * outputs).reshape(9 * inputs, outputs, 2).mean(2)
     return means.T.reshape(outputs, inputs, 3, 3).repeat(groups, 1, 1, 1)

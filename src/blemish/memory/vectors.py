@@ -2,7 +2,10 @@
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
+from itertools import accumulate, pairwise
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +20,7 @@ class Spill:
 
     def __init__(self) -> None:
         self.file = tempfile.TemporaryFile(prefix="blemish-vectors-")  # noqa: SIM115 (closed below)
+        self.lock = Lock()
 
     def __del__(self) -> None:
         self.file.close()
@@ -27,8 +31,10 @@ class Spill:
         return Place(offset, len(block), block.shape[1])
 
     def read(self, place: "Place") -> Tensor:
-        self.file.seek(place.offset)
-        flat = np.frombuffer(bytearray(self.file.read(4 * place.rows * place.width)), np.float32)
+        with self.lock:
+            self.file.seek(place.offset)
+            data = bytearray(self.file.read(4 * place.rows * place.width))
+        flat = np.frombuffer(data, np.float32)
         return torch.from_numpy(flat.reshape(place.rows, place.width))
 
 
@@ -84,6 +90,26 @@ class Vectors:
             block = self.block(index)
             yield slice(start, start + len(block)), block
             start += len(block)
+
+    def each(self, work: Callable[[int, slice, Tensor], None]) -> None:
+        """Do the work for every block, on one thread a core.
+
+        Each thread computes alone. Splitting every small product between the cores instead makes them wait
+        for one another thousands of times, which on a shared machine costs more than the arithmetic.
+        """
+        starts = accumulate(
+            (held.shape[0] if isinstance(held, Tensor) else held.rows for held in self.blocks), initial=0
+        )
+        places = [slice(start, stop) for start, stop in pairwise(starts)]
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with ThreadPoolExecutor(threads) as pool:
+                list(
+                    pool.map(lambda index: work(index, places[index], self.block(index)), range(len(places)))
+                )
+        finally:
+            torch.set_num_threads(threads)
 
     def rows(self, picked: Tensor) -> Tensor:
         """The given rows, in the given order."""

@@ -38,12 +38,14 @@ class SameConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
-        sides = (
-            int(side) for side in x.shape[-2:]
-        )  # plain ints, so that a traced export has constant padding
+        # Plain ints: a traced graph then has constant paddings.
+        sides = [int(side) for side in x.shape[-2:]]
         high, wide = (max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in sides)
-        pad = (wide // 2, wide - wide // 2, high // 2, high - high // 2)
-        return super().forward(F.pad(x, pad) if any(pad) else x)
+        before = (high // 2, wide // 2)
+        if (high, wide) != (2 * before[0], 2 * before[1]):
+            x = F.pad(x, (before[1], wide - before[1], before[0], high - before[0]))
+            before = (0, 0)
+        return F.conv2d(x, self.weight, None, self.stride, before, groups=self.groups)
 
 
 def norm(channels: int) -> nn.BatchNorm2d:

@@ -22,8 +22,8 @@ def export(module: nn.Module, channels: int, size: tuple[int, int], outputs: Seq
     buffer = io.BytesIO()
     training, example = module.training, torch.rand(2, channels, *size)
     with warnings.catch_warnings(), torch.no_grad():
-        # Traced: shapes are constants by design, and tracing is over ten times quicker than torch.export. What
-        # the tracer warns of is just that, and that it is the older of two ways.
+        # Traced: shapes are constants by design, and tracing is over ten times quicker than torch.export.
+        # What the tracer warns of is just that, and that it is the older of two ways.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module.cpu().eval(),
@@ -51,6 +51,8 @@ class Compiled:
 
             options = onnxruntime.SessionOptions()
             options.log_severity_level = 3
+            # Its threads must not spin while torch's work: both have the same few cores.
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
             self.session = onnxruntime.InferenceSession(
                 export(module, channels, size, ["out"]), options, providers=["CPUExecutionProvider"]
             )

@@ -1,0 +1,254 @@
+"""The few calls that most users need: fit() and load()."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blemish import data as datasets
+from blemish.data import Role, Sample, Samples
+from blemish.errors import DataError, MissingExtraError, ParityError, UsageError
+from blemish.images import Image, PixelFormat, resize
+from blemish.model import Calibration, Inspector
+from blemish.model.archive import Archive
+from blemish.model.inspector import Graph
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from blemish.methods import Method, Progress, Run, Say
+
+Source = str | Path | Samples | Sequence[NDArray[Any] | Path | str]
+PARITY = 1e-4
+PARITY_IMAGES = 8
+AHEAD = 16
+
+
+def load(path: str | Path) -> Inspector:
+    """Open a .blemish file. Nothing of it is executed but its inspection graph."""
+    return Inspector.load(path)
+
+
+def fit(
+    data: Source,
+    *,
+    method: str = "reb",
+    preset: str = "fast",
+    backbone: str = "lite0",
+    weights: str | Path | None = None,
+    size: int | tuple[int, int] = 256,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "32-true",
+    false_reject: float = 0.01,
+    bank_mb: float = 8.0,
+    layout: str | None = None,
+    skip_bad: bool = False,
+    options: Mapping[str, Any] | None = None,
+    progress: "Progress | None" = None,
+    say: "Say | None" = None,
+) -> Inspector:
+    """Learn from good images what a good part looks like.
+
+    `data` is a folder, a list file, or a sequence of arrays or paths. Images with the role test are never
+    looked at. `options` are the method's own settings; `blemish methods` lists them.
+    """
+    begin = time.perf_counter()
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingExtraError("torch", "train", "Fitting") from error
+    from safetensors.torch import save
+
+    from blemish.methods import Run, create, quiet, silent
+    from blemish.nets import load_backbone
+    from blemish.nets.runtime import export
+
+    progress, say = progress or quiet, say or silent
+    chosen = create(method, preset, options)
+    samples = data if isinstance(data, Samples) else datasets.read(data, layout=layout)
+    samples = datasets.hold_out(samples, seed=seed)
+    shape = (size, size) if isinstance(size, int) else size
+    place, weights = torch.device(pick_device(device)), None if weights is None else Path(weights)
+    if (backbone, weights) != ("lite0", None):
+        load_backbone(backbone, weights=weights)  # what cannot work is refused before pictures are decoded
+    good = samples.with_items(sample for sample in samples if sample.role is not Role.TEST)
+    good, decoded, fmt = decode(good, shape, skip_bad=skip_bad, progress=progress, say=say)
+    train, held = good.role(Role.TRAIN), good.role(Role.CALIBRATION)
+    if len(train) < 2:
+        raise DataError(
+            f"{samples.name} has {len(train)} usable good image to learn from: at least 2 are needed, "
+            "and 100 or more make a good threshold."
+        )
+    run = Run(
+        size=shape,
+        format=fmt,
+        seed=seed,
+        preset=preset,
+        backbone=backbone,
+        weights=weights,
+        device=place,
+        precision=precision,
+        bank_mb=bank_mb,
+        progress=progress,
+        say=say,
+        decoded=decoded,
+    )
+    scorer = chosen.fit(train, run)
+    calibrating = held or train
+    archive = Archive(
+        manifest=describe(chosen, train, calibrating, run),
+        graph=export(scorer, fmt.channels, shape, chosen.outputs),
+        calibration={},
+        weights=save(chosen.weights(scorer)),
+    )
+    graph = Graph(archive.graph)
+    calibration = calibrate(graph, chosen, train, held, run=run, false_reject=false_reject)
+    parity = check_parity(scorer, graph, run.pixels(calibrating[:PARITY_IMAGES]), calibration)
+    manifest = archive.manifest | {
+        "parity": parity,
+        "fit_seconds": round(time.perf_counter() - begin, 2),
+        "peak_rss_mb": peak_rss_mb(),
+    }
+    return Inspector(replace(archive, manifest=manifest, calibration=calibration.to_json()))
+
+
+def decode(
+    good: Samples, size: tuple[int, int], *, skip_bad: bool, progress: "Progress", say: "Say"
+) -> tuple[Samples, dict[str, Image], PixelFormat]:
+    """Every good image once: at working size, and the pixel format that all of them share."""
+    decoded: dict[str, Image] = {}
+    failures: list[str] = []
+
+    def attempt(sample: Sample) -> Image | DataError:
+        try:
+            return sample.read()
+        except DataError as error:
+            return error
+
+    def ahead() -> Iterator[tuple[Sample, Image | DataError]]:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for start in range(0, len(good), AHEAD):  # no more than these are ever held at full size
+                some = good[start : start + AHEAD]
+                yield from zip(some, pool.map(attempt, some), strict=True)
+
+    def readable() -> Iterator[tuple[str, Image]]:
+        for sample, image in progress(ahead(), "decoding", len(good)):
+            if isinstance(image, DataError):
+                failures.append(str(image))
+            else:
+                yield sample.name, image
+                decoded[sample.name] = resize(image, size)
+
+    fmt = PixelFormat.of(readable())
+    if failures and not skip_bad:
+        shown = "\n  ".join(failures[:10])
+        raise DataError(
+            f"{len(failures)} of {len(good)} good images cannot be read; mend or remove them, or leave them "
+            f"out with --skip-bad:\n  {shown}"
+        )
+    for failure in failures:
+        say(f"Left out: {failure}")
+    return good.with_items(sample for sample in good if sample.name in decoded), decoded, fmt
+
+
+def describe(method: "Method", train: Samples, calibrating: Samples, run: "Run") -> dict[str, Any]:
+    import torch
+
+    config = asdict(method.config)
+    return {
+        "product": "blemish",
+        "version": version("blemish"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "dataset": train.name,
+        "classes": list(train.classes),
+        "method": method.name,
+        "preset": run.preset,
+        "config": {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()},
+        "backbone": run.backbone,
+        "size": list(run.size),
+        "seed": run.seed,
+        "n_train": len(train),
+        "n_calibration": len(calibrating),
+        "format": run.format.to_json(),
+        "facts": method.facts(),
+        "remembered": [sample.name for sample in train],
+        "versions": {"torch": torch.__version__, "onnxruntime": version("onnxruntime")},
+    }
+
+
+def check_parity(
+    scorer: "nn.Module", graph: Graph, batch: NDArray[np.float32], calibration: Calibration
+) -> dict[str, float]:
+    """The largest difference between torch and the exported graph, relative to the scores of good images."""
+    import torch
+
+    with torch.no_grad():
+        trained = [out.numpy() for out in scorer.cpu().eval()(torch.from_numpy(batch))[:2]]
+    shipped = graph(batch)
+    usual = max(float(np.median(np.abs(calibration.scores))), 1e-12)
+    found = {}
+    for name, ours, theirs in zip(("score", "map"), trained, shipped[:2], strict=True):
+        found[name] = float(np.abs(ours - theirs).max() / max(float(np.abs(ours).max()), usual))
+    if not max(found.values()) <= PARITY:
+        raise ParityError(
+            f"The exported graph differs from the trained model by {max(found.values()):.2g} of the highest "
+            f"score (allowed: {PARITY:g}), so no model was written: report this with the method and backbone."
+        )
+    return {**found, "images": len(batch), "allowed": PARITY}
+
+
+def calibrate(
+    graph: Graph, method: "Method", train: Samples, held: Samples, *, run: "Run", false_reject: float
+) -> Calibration:
+    """Scores of good images that the scorer was not fitted on: held out, or left out one at a time."""
+    import torch
+
+    scores: list[float] = []
+    peaks: list[float] = []
+    if held:
+        for batch in run.progress(run.batches(held, 1), "calibrating", len(held)):
+            raw = graph(batch)
+            scores += raw.scores.tolist()
+            peaks += raw.maps.max((1, 2)).tolist()
+    else:
+        scorers = run.progress(method.leave_one_out(train, run), "calibrating by leaving one out", len(train))
+        for sample, scorer in zip(train, scorers, strict=True):
+            with torch.no_grad():
+                score, heat = scorer.cpu().eval()(torch.from_numpy(run.pixels([sample])))[:2]
+            scores.append(float(score))
+            peaks.append(float(heat.max()))
+    how = "held-out" if held else "leave-one-out"
+    return Calibration.of(scores, peaks, false_reject=false_reject, how=how)
+
+
+def pick_device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"The device {name!r} cannot be used here: choose cpu, or leave it at auto."
+        ) from error
+    return name
+
+
+def peak_rss_mb() -> float | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)

@@ -1,0 +1,116 @@
+"""What a method is given, what it gives back, and what it may choose."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from blemish.data import Sample, Samples
+from blemish.images import Image, PixelFormat, resize
+from blemish.nets import load_backbone
+from blemish.nets.backbone import Backbone
+from blemish.nets.runtime import Compiled
+
+Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
+"""(items, what is being done, how many) → the same items."""
+Say = Callable[[str], None]
+BATCH = 4
+
+
+def quiet(items: Iterable[Any], label: str, total: int) -> Iterable[Any]:
+    del label, total
+    return items
+
+
+def silent(message: str) -> None:
+    del message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Where and how to fit. A method asks it for pictures and never sees files, bars or devices' names."""
+
+    size: tuple[int, int]
+    format: PixelFormat
+    seed: int = 0
+    preset: str = "fast"
+    backbone: str = "lite0"
+    weights: Path | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    precision: str = "32-true"
+    bank_mb: float = 8.0
+    memory_mb: float = 512.0
+    """For what is held while fitting; beyond it a temporary file takes over."""
+    progress: Progress = quiet
+    say: Say = silent
+    decoded: dict[str, Image] = field(default_factory=dict)
+    """Pictures at working size, by sample name: each is decoded once."""
+
+    def load_backbone(self) -> Backbone:
+        return load_backbone(self.backbone, weights=self.weights)
+
+    def picture(self, sample: Sample) -> Image:
+        held = self.decoded.get(sample.name)
+        return held if held is not None else resize(sample.read(), self.size)
+
+    def pixels(self, samples: Iterable[Sample]) -> NDArray[np.float32]:
+        return np.stack([self.format.to_unit(self.picture(sample), self.size) for sample in samples])
+
+    def batches(self, samples: Samples, size: int = BATCH) -> Iterator[NDArray[np.float32]]:
+        """(N, C, H, W) in 0..1; the next batch is decoded while the last one is used."""
+        with ThreadPoolExecutor(1) as ahead:
+            pending = None
+            for start in range(0, len(samples), size):
+                following = ahead.submit(self.pixels, samples[start : start + size])
+                if pending is not None:
+                    yield pending.result()
+                pending = following
+            if pending is not None:
+                yield pending.result()
+
+    @staticmethod
+    def batch_count(samples: Samples) -> int:
+        return -(-len(samples) // BATCH)
+
+    def outputs(self, module: nn.Module, samples: Samples, label: str) -> Iterator[Tensor]:
+        """The module's output for each picture in turn."""
+        compiled = Compiled(module, self.format.channels, self.size, self.device)
+        for batch in self.progress(self.batches(samples), label, self.batch_count(samples)):
+            yield from compiled(batch)
+
+
+class Scorer(Protocol):
+    """A torch module: (N, C, H, W) in 0..1 → score (N,), map (N, H, W), and for banks nearest image (N,)."""
+
+    def __call__(self, pictures: Tensor) -> tuple[Tensor, ...]: ...
+
+
+class Method(Protocol):
+    name: ClassVar[str]
+    Config: ClassVar[type]
+    presets: ClassVar[dict[str, dict[str, Any]]]
+    """For each preset the Config fields in which it differs from the defaults."""
+    outputs: ClassVar[tuple[str, ...]]
+    """Names of what the scorer returns, in order."""
+
+    config: Any
+
+    def __init__(self, config: Any) -> None: ...
+    def fit(self, train: Samples, run: Run) -> nn.Module: ...
+    def leave_one_out(self, train: Samples, run: Run) -> Iterator[nn.Module]:
+        """Scorers that each had to do without one image, in the order of `train`; called after `fit`."""
+        ...
+
+    def weights(self, scorer: Any) -> dict[str, Tensor]:
+        """What is needed to go on training; what the named backbone brings anyway is left out."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """What was chosen and measured while fitting, for the manifest."""
+        ...

@@ -1,0 +1,136 @@
+"""Every registered method through the same contract: a method is tested by being registered."""
+
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import blemish
+from blemish import data
+from blemish.data import Role, Samples, demo
+from blemish.evaluate import evaluate
+from blemish.images import PixelFormat
+from blemish.methods import PRESETS, Run, create, method_class, method_names
+from blemish.nets.runtime import export
+
+SIZE = (96, 96)
+OPTIONS = {"rows": 512}
+
+
+@pytest.fixture(scope="module")
+def gear(tmp_path_factory: pytest.TempPathFactory) -> Samples:
+    root = tmp_path_factory.mktemp("gear")
+    demo.write(root, size=96, train=32, test_good=8, test_bad=12, products=["gear"])
+    return data.read(root / "gear")
+
+
+def run_for(samples: Samples, **changes: object) -> Run:
+    images = [(sample.name, sample.read()) for sample in samples]
+    return Run(size=SIZE, format=PixelFormat.of(images), **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", method_names())
+class TestContract:
+    def test_describes_itself(self, name: str) -> None:
+        method = method_class(name)
+        assert method.name == name
+        assert is_dataclass(method.Config)
+        assert method.Config.__dataclass_params__.frozen
+        assert "fast" in method.presets
+        assert set(method.presets) <= set(PRESETS)
+        known = {field.name for field in fields(method.Config)}
+        for preset, changes in method.presets.items():
+            assert set(changes) <= known
+            assert create(name, preset).config == method.Config(**changes)
+
+    def test_header_says_what_is_faithful_and_what_is_ours(self, name: str) -> None:
+        header = __import__(f"blemish.methods.{name}", fromlist=["_"]).__doc__
+        for part in ("Paper:", "Faithful:", "Ours:"):
+            assert part in header
+
+    def test_scorer_gives_raw_scores_and_maps(self, name: str, gear: Samples) -> None:
+        train = gear.role(Role.TRAIN)
+        run = run_for(train)
+        method = create(name, options=OPTIONS)
+        scorer = method.fit(train, run).eval()
+        batch = torch.from_numpy(run.pixels(train[:3]))
+        with torch.no_grad():
+            together = scorer(batch)
+            alone = scorer(batch[1:2])
+        assert len(together) == len(method.outputs)
+        assert together[0].shape == (3,)
+        assert together[1].shape == (3, *SIZE)
+        for many, one in zip(together, alone, strict=True):
+            torch.testing.assert_close(many[1], one[0], rtol=1e-4, atol=1e-4)  # no picture sways another
+
+    def test_exports_as_it_stands(self, name: str, gear: Samples) -> None:
+        train = gear.role(Role.TRAIN)
+        run = run_for(train)
+        method = create(name, options=OPTIONS)
+        scorer = method.fit(train, run)
+        graph = blemish.model.inspector.Graph(export(scorer, run.format.channels, SIZE, method.outputs))
+        for count in (1, 5):
+            batch = run.pixels(train[:count])
+            with torch.no_grad():
+                trained = scorer.eval()(torch.from_numpy(batch))
+            shipped = graph(batch)
+            np.testing.assert_allclose(shipped.scores, trained[0].numpy(), rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(shipped.maps, trained[1].numpy(), rtol=1e-3, atol=1e-4)
+
+    def test_same_seed_same_model(self, name: str, gear: Samples) -> None:
+        first, second = (blemish.fit(gear, method=name, size=SIZE, options=OPTIONS) for _ in range(2))
+        assert first.archive.graph == second.archive.graph
+        assert first.archive.weights == second.archive.weights
+        assert first.calibration == second.calibration
+
+    def test_tells_bad_from_good(self, name: str, gear: Samples) -> None:
+        model = blemish.fit(gear, method=name, size=SIZE, options=OPTIONS)
+        record = evaluate(model, gear).records[0]
+        assert record["image_auroc"] > 0.75
+        assert record["pixel_auroc"] > 0.85
+        assert record["n_test"] == 20
+        assert record["false_reject_rate"] is not None
+
+    def test_leave_one_out_with_few_images(self, name: str, gear: Samples) -> None:
+        few = gear.with_items(gear.role(Role.TRAIN).items[:6])
+        model = blemish.fit(few, method=name, size=SIZE, options=OPTIONS)
+        assert model.calibration.how == "leave-one-out"
+        assert len(model.calibration.scores) == 6
+        own = [model.raw(sample.read()).scores[0] for sample in few]
+        assert min(model.calibration.scores) > max(own)  # what is remembered scores less
+
+    def test_grey_and_many_channels(self, name: str, tmp_path: Path) -> None:
+        rng = np.random.default_rng(0)
+        texture = rng.uniform(0, 1000, (48, 48, 5)).astype(np.uint16)
+        pictures = [texture + rng.integers(0, 60, texture.shape).astype(np.uint16) for _ in range(6)]
+        for channels in (1, 5):
+            model = blemish.fit([picture[..., :channels] for picture in pictures], method=name, size=48)
+            marked = pictures[0][..., :channels].copy()
+            marked[16:30, 16:30, -1] = 1023
+            assert model.inspect(marked).score > model.inspect(pictures[1][..., :channels]).score
+
+    def test_file_carries_what_is_needed(self, name: str, gear: Samples, tmp_path: Path) -> None:
+        model = blemish.fit(gear, method=name, size=SIZE, options=OPTIONS)
+        model.save(tmp_path / "gear.blemish")
+        opened = blemish.load(tmp_path / "gear.blemish")
+        sample = gear.role(Role.TEST)[-1]
+        before, after = model.inspect(sample.read()), opened.inspect(sample.read())
+        assert before.score == after.score
+        assert np.array_equal(before.map, after.map)
+        manifest = opened.manifest
+        assert manifest["method"] == name
+        assert manifest["parity"]["score"] <= 1e-4
+        assert manifest["n_train"] + manifest["n_calibration"] == 32
+        assert manifest["fit_seconds"] > 0
+        assert set(manifest["config"]) == {field.name for field in fields(method_class(name).Config)}
+
+
+def test_unknown_names_are_refused_with_what_would_be_right() -> None:
+    with pytest.raises(blemish.BlemishError, match=r"choose among .*knn"):
+        create("patchcoer")
+    with pytest.raises(blemish.BlemishError, match="choose among fast"):
+        create("knn", "quick")
+    with pytest.raises(blemish.BlemishError, match=r"has no option 'row': it has taps, rows"):
+        create("knn", options={"row": 4})
