@@ -180,7 +180,7 @@ def _read_path(root: Path, layout: str | None) -> Samples:
             return Samples(root.stem if root.is_file() else root.resolve().name, name, tuple(items))
         if items is not None:
             raise LayoutError(
-                f"{root} holds {contents(root)}, but no pictures: "
+                f"There are no pictures in {root} ({contents(root)}): "
                 f"add some with the suffix {', '.join(sorted(IMAGE_SUFFIXES))}."
             )
     expected = LAYOUTS[layout or "folder"].arrangement

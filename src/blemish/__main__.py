@@ -1,0 +1,3 @@
+from blemish.cli import main
+
+main()

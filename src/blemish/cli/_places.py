@@ -1,0 +1,54 @@
+"""Places to write to, tried before the work that would be lost without them."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from blemish.errors import OutputError
+
+__all__ = ["check_file", "make_folder", "whole_file"]
+
+
+def check_file(path: Path | None) -> None:
+    """Its folder must stand and take files. None and - are other places."""
+    if path is None or path == Path("-"):
+        return
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder: give the name of a file to write.")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written ({error.strerror}): give a file in a folder that exists and may be "
+            "written to."
+        ) from error
+
+
+def make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"The folder {path} cannot be written to ({error.strerror}): choose another one with --out."
+        ) from error
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[str]]:
+    """A text file that appears under its name when all of it is written, or never."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            yield file
+        part.replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"{path} could not be written ({error.strerror}): make room or choose another place with --out."
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,62 @@
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from blemish import data
+from blemish.cli._places import check_file
+from blemish.cli._terminal import JsonFile, describe, table, watching, write_json
+from blemish.cli.fit import warn_of_duplicates
+from blemish.evaluate import Evaluation, evaluate, write_report
+from blemish.model import Inspector
+
+COLUMNS = {
+    "n_test": "images",
+    "image_auroc": "image AUROC",
+    "pixel_auroc": "pixel AUROC",
+    "aupro30": "AUPRO",
+    "false_reject_rate": "false rejects",
+    "miss_rate": "misses",
+    "ms_p50": "ms",
+}
+
+
+def eval(  # noqa: A001  (the verb)
+    model_file: Annotated[Path, typer.Argument(metavar="MODEL", help="A .blemish file.")],
+    source: Annotated[
+        str, typer.Argument(metavar="DATA", help="A folder or a list with test images, good and bad.")
+    ],
+    *,
+    json_file: JsonFile = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a report as one HTML page.")
+    ] = None,
+    layout: Annotated[
+        str | None, typer.Option(metavar="NAME", help="How DATA is arranged, if that is not recognised.")
+    ] = None,
+) -> None:
+    """Measure a model on test images: one line a class, and the mean.
+
+    Rates are computed from raw scores; the threshold is the model's own and is never tuned on test images.
+    """
+    check_file(json_file)
+    check_file(report)
+    model = Inspector.load(model_file)
+    samples = data.read(source, layout=layout)
+    data.check_masks(samples)
+    warn_of_duplicates(samples)
+    with watching() as watch:
+        evaluation = evaluate(model, samples, progress=watch.progress)
+    write_json(json_file, evaluation.to_json())
+    if json_file != Path("-"):
+        show(evaluation, model)
+    if report is not None:
+        write_report(evaluation, model, samples, report)
+
+
+def show(evaluation: Evaluation, model: Inspector) -> None:
+    print(f"{describe(model)}\n{model.calibration.statement}\n")
+    rows = [[record["class"] or record["dataset"], record] for record in evaluation.records]
+    if len(rows) > 1:
+        rows.append(["mean", evaluation.mean])
+    table(["class", *COLUMNS.values()], [[name, *(record[key] for key in COLUMNS)] for name, record in rows])

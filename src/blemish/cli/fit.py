@@ -1,0 +1,176 @@
+import inspect
+import time
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from blemish import api, data
+from blemish.cli._options import options_of, parse_size, registry
+from blemish.cli._places import check_file
+from blemish.cli._terminal import JsonFile, describe, warn, watching, write_json
+from blemish.data import Role, Samples
+from blemish.errors import MissingExtraError, OutputError
+from blemish.model import Calibration, Inspector
+
+SUFFIX = ".blemish"
+SHOWN = 5
+
+
+class Precision(StrEnum):
+    FULL = "32-true"
+    HALF = "16-mixed"
+    BRAIN = "bf16-mixed"
+
+
+def command(arguments: Sequence[str]) -> Callable[..., None]:
+    """`fit` with the options of the method that the arguments name."""
+    name = method_in(arguments)
+    try:
+        own = options_of(registry().method_class(name))
+    except MissingExtraError:
+        if "--help" not in arguments:
+            raise
+        own = []
+
+    def with_options(**given: Any) -> None:
+        texts = {option: given.pop(option.name) for option in own}
+        options = {option.name: option.parse(text) for option, text in texts.items() if text is not None}
+        fit(**given, options=options)
+
+    signature = inspect.signature(fit)
+    common = [parameter for parameter in signature.parameters.values() if parameter.name != "options"]
+    added = [
+        inspect.Parameter(
+            option.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                str | None,
+                typer.Option(
+                    option.flag,
+                    metavar=option.kind,
+                    help=f"{name}: {option.told} [default: {option.show(option.default)}]",
+                ),
+            ],
+        )
+        for option in own
+    ]
+    with_options.__signature__ = signature.replace(parameters=common + added)  # type: ignore[attr-defined]
+    with_options.__doc__ = fit.__doc__
+    return with_options
+
+
+def method_in(arguments: Sequence[str]) -> str:
+    name = "reb"
+    for argument, following in zip(arguments, [*arguments[1:], name], strict=True):
+        if argument == "--method":
+            name = following
+        elif argument.startswith("--method="):
+            name = argument.partition("=")[2]
+    return name
+
+
+def fit(
+    source: Annotated[
+        str, typer.Argument(metavar="DATA", help="A folder of images, or a CSV, JSONL or JSON list.")
+    ],
+    *,
+    method: Annotated[str, typer.Option(help="What learns: see `blemish methods`.")] = "reb",
+    preset: Annotated[str, typer.Option(help="fast, full or paper.")] = "fast",
+    backbone: Annotated[
+        str, typer.Option(help="lite0 is embedded; others need --weights or a download.")
+    ] = "lite0",
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The backbone's weights: a state dict.")
+    ] = None,
+    size: Annotated[
+        str,
+        typer.Option(metavar="SIZE", help="Working size in pixels: a side, or height and width as 224x640."),
+    ] = "256",
+    seed: Annotated[int, typer.Option(min=0, help="Of every random choice.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    precision: Annotated[Precision, typer.Option(help="Of training.")] = Precision.FULL,
+    false_reject: Annotated[
+        float, typer.Option(metavar="SHARE", help="The share of good parts that may be rejected.")
+    ] = 0.01,
+    bank_mb: Annotated[float, typer.Option(min=0.1, help="The most that remembered patches may take.")] = 8.0,
+    layout: Annotated[
+        str | None, typer.Option(metavar="NAME", help="How DATA is arranged, if that is not recognised.")
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The model file. [default: DATA's name and .blemish]")
+    ] = None,
+    json_file: JsonFile = None,
+    options: dict[str, Any],
+) -> None:
+    """Learn from good images what a good part looks like, and write a model file.
+
+    Test images are never looked at. Where DATA sets none aside for calibration, a fifth of the good images
+    is; of fewer than 25, each is left out once instead.
+    """
+    begin = time.perf_counter()
+    Calibration.of((0, 1), (0, 1), false_reject=false_reject)  # refuses a budget before the work, not after
+    shape = parse_size(size)
+    if out is not None:
+        check_model_file(out)
+    check_file(json_file)
+    samples = data.read(source, layout=layout)
+    if out is None:
+        out = Path(samples.name + SUFFIX)
+        check_model_file(out)
+    warn_of_duplicates(samples)
+    with watching() as watch:
+        model = api.fit(
+            samples,
+            method=method,
+            preset=preset,
+            backbone=backbone,
+            weights=weights,
+            size=shape,
+            seed=seed,
+            device=device,
+            precision=precision,
+            false_reject=false_reject,
+            bank_mb=bank_mb,
+            layout=layout,
+            skip_bad=skip_bad,
+            options=options,
+            progress=watch.progress,
+            say=watch.say,
+        )
+    model.save(out)
+    seconds = time.perf_counter() - begin
+    skipped = sum(sample.role is not Role.TEST for sample in samples) - used(model)
+    write_json(json_file, {"file": str(out), "seconds": seconds, "skipped": skipped, **api.load(out).info()})
+    if json_file == Path("-"):
+        return
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, fitted in {seconds:.1f} s")
+    print(describe(model) + (f"; {skipped} left out" if skipped else ""))
+    print(model.calibration.statement)
+
+
+def used(model: Inspector) -> int:
+    held_out = model.manifest["n_calibration"] if model.calibration.how == "held-out" else 0
+    return int(model.manifest["n_train"]) + int(held_out)
+
+
+def check_model_file(path: Path) -> None:
+    if path.suffix != SUFFIX:
+        raise OutputError(f"{path} is no name for a model file: let it end in {SUFFIX}.")
+    check_file(path)
+
+
+def warn_of_duplicates(samples: Samples) -> None:
+    pairs = data.duplicates(samples)
+    if not pairs:
+        return
+    lines = [f"  {known.name} = {test.name}" for known, test in pairs[:SHOWN]]
+    lines += [f"  and {len(pairs) - SHOWN} more"] if len(pairs) > SHOWN else []
+    noun = "image is" if len(pairs) == 1 else "images are"
+    warn("\n".join([f"{len(pairs)} test {noun} also learnt from, and so measured as too good:", *lines]))
