@@ -21,9 +21,11 @@ class Bank:
     sources: Tensor
     """For each row the number of the good image it came from."""
     density: Tensor
-    """For each row what is taken off its distance: 0 for plain nearest neighbours."""
+    """For each row what the image score takes off its distance: 0 for plain nearest neighbours."""
+    map_density: Tensor
+    """The same for the anomaly map."""
     places: Places
-    """For each cell of the grid what is taken off next, and the factor that follows."""
+    """For each cell of the grid what the image score takes off next, and the factor that follows."""
 
 
 def row_bytes(width: int) -> int:
@@ -44,8 +46,10 @@ def rows_within(megabytes: float, width: int, most: int) -> int:
 class BankScorer(nn.Module):
     """Pictures → image score, anomaly map, and the good image closest to the worst place.
 
-    A place scores the distance to its nearest remembered row, less that row's density, seen against what good
-    images score there. The image score is the highest mean over 3×3 places.
+    The map is the distance to the nearest remembered row, less some of that row's density. The image score
+    takes off all of it, sees the rest against what good images score at the same place, the highest mean
+    over 3×3 places. The two differ because they answer different questions: where a defect is, its distance
+    shows best; whether there is one shows only against how far apart good patches lie.
     """
 
     def __init__(
@@ -74,7 +78,9 @@ class BankScorer(nn.Module):
         norms = bank.rows.square().sum(1, keepdim=True)
         search = torch.cat((-2 * bank.rows, norms), 1).T.contiguous()
         self.register_buffer("search", search, persistent=False)
+        self.map_density: Tensor
         self.register_buffer("density", bank.density)
+        self.register_buffer("map_density", bank.map_density)
         self.register_buffer("sources", bank.sources)
         self.usual: Tensor
         self.scale: Tensor
@@ -99,7 +105,8 @@ class BankScorer(nn.Module):
         worst = self.sources[nearest.gather(1, places.argmax(1, keepdim=True))[:, 0]]
         places = places.reshape(-1, *self.grid)
         pooled = F.avg_pool2d(places[:, None], min(3, *self.grid), self.pool_stride)
-        return pooled.flatten(1).amax(1), self.down @ places @ self.across, worst
+        heat = (distance - self.map_density[nearest]).reshape(-1, *self.grid)
+        return pooled.flatten(1).amax(1), self.down @ heat @ self.across, worst
 
 
 def spread(cells: int, pixels: int) -> Tensor:

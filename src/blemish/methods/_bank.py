@@ -31,8 +31,9 @@ class BankMethod:
     def bank(self, vectors: Vectors, picked: Tensor, grid: tuple[int, int]) -> Bank:
         """The picked rows, and what is taken off the distance to them: nothing."""
         rows = vectors.rows(picked)
-        nothing = Places(torch.zeros(grid), torch.ones(grid))
-        return Bank(rows, vectors.sources()[picked], torch.zeros(len(rows)), nothing)
+        nothing = torch.zeros(len(rows))
+        anywhere = Places(torch.zeros(grid), torch.ones(grid))
+        return Bank(rows, vectors.sources()[picked], nothing, nothing.clone(), anywhere)
 
     def scorer(self, rotation: Rotation, bank: Bank, run: Run) -> BankScorer:
         return BankScorer(self.patches, rotation, bank, size=run.size)

@@ -17,7 +17,7 @@ from blemish.methods._registry import register
 class Config:
     taps: tuple[str, ...] = ()
     """Stages of the backbone whose maps make up the patch vectors; the backbone's own choice when empty."""
-    rows: int = 4096
+    rows: int = 3072
     """The most patch vectors to remember. More find finer differences and take longer to search."""
     whiten: float = 0.5
     """0: distances as the backbone gives them; 1: all directions in which good patches vary count alike."""

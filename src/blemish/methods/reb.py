@@ -9,14 +9,13 @@ neighbours (`--density represented`). On a coreset the published one is inflated
 nearest vectors are far. The same is then done for each place of the picture. The backbone is not adapted yet.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from blemish.memory.bank import Bank, BankScorer
-from blemish.memory.density import Places, place_statistics, published_density, represented_distance
+from blemish.memory.density import place_statistics, published_density, represented_distance
 from blemish.memory.neighbours import nearest_elsewhere
 from blemish.memory.patches import Rotation
 from blemish.memory.vectors import Vectors
@@ -30,6 +29,8 @@ from blemish.methods._registry import register
 class Config(knn.Config):
     alpha: float = 1.0
     """How much of the local density is taken off, as in the paper; 0: plain nearest neighbour."""
+    map_alpha: float = 0.25
+    """The same for the anomaly map, which tells where rather than whether; `paper` uses alpha for both."""
     density: Literal["represented", "paper"] = "represented"
     """`represented`: how far good patches of other images lie from a row. `paper`: REB's LD_K, squared."""
     neighbours: int = 10
@@ -48,13 +49,14 @@ class REB(BankMethod):
         config, plain = self.config, super().bank(vectors, picked, grid)
         if config.density == "paper":
             density = config.alpha * published_density(vectors, picked, config.neighbours)[:, -1]
-            return Bank(plain.rows, plain.sources, density, plain.places)
+            return replace(plain, density=density, map_density=density.clone())
         distance, answer = nearest_elsewhere(vectors, plain.rows, plain.sources)
-        density = config.alpha * represented_distance(distance, answer, plain.rows, config.neighbours)
-        places: Places = plain.places
+        apart = represented_distance(distance, answer, plain.rows, config.neighbours)
+        density = config.alpha * apart
+        places = plain.places
         if config.places:
             places = place_statistics((distance - density[answer]).reshape(-1, grid[0] * grid[1]), grid)
-        return Bank(plain.rows, plain.sources, torch.as_tensor(density), places)
+        return replace(plain, density=density, map_density=config.map_alpha * apart, places=places)
 
     def scorer(self, rotation: Rotation, bank: Bank, run: Run) -> BankScorer:
         paper = self.config.density == "paper"
