@@ -68,9 +68,10 @@ def test_another_number_is_noticed(name: str, tmp_path: Path) -> None:
     other = f"{float(number[0]) + 0.1:.1f}"
     text = before + marker + table.replace(number[0], other, 1)
     (tmp_path / "README.md").write_text(text, "utf-8")
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
     done = python([str(tmp_path / "bench" / "figures.py"), "--check"], tmp_path)
     assert done.returncode == 1
-    assert "README.md" in done.stderr
+    assert "other numbers" in done.stderr
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 import inspect
 import time
 from collections.abc import Callable, Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,12 +16,6 @@ from blemish.model import Calibration, Inspector
 
 SUFFIX = ".blemish"
 SHOWN = 5
-
-
-class Precision(StrEnum):
-    FULL = "32-true"
-    HALF = "16-mixed"
-    BRAIN = "bf16-mixed"
 
 
 def command(arguments: Sequence[str]) -> Callable[..., None]:
@@ -92,7 +85,6 @@ def fit(
     ] = "256",
     seed: Annotated[int, typer.Option(min=0, help="Of every random choice.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
-    precision: Annotated[Precision, typer.Option(help="Of training.")] = Precision.FULL,
     false_reject: Annotated[
         float, typer.Option(metavar="SHARE", help="The share of good parts that may be rejected.")
     ] = 0.01,
@@ -135,7 +127,6 @@ def fit(
             size=shape,
             seed=seed,
             device=device,
-            precision=precision,
             false_reject=false_reject,
             bank_mb=bank_mb,
             layout=layout,

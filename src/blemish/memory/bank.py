@@ -46,10 +46,10 @@ def rows_within(megabytes: float, width: int, most: int) -> int:
 class BankScorer(nn.Module):
     """Pictures → image score, anomaly map, and the good image closest to the worst place.
 
-    The map is the distance to the nearest remembered row, less some of that row's density. The image score
-    takes off all of it, sees the rest against what good images score at the same place, the highest mean
-    over 3×3 places. The two differ because they answer different questions: where a defect is, its distance
-    shows best; whether there is one shows only against how far apart good patches lie.
+    The map is the distance to the nearest remembered row, less some of that row's density. For the image
+    score all of it is taken off, the rest is seen against what good images score at that place, and the
+    highest mean over 3×3 places counts. The two differ, for they answer different questions: where a defect
+    is, its distance shows best; whether there is one shows only against how far apart good patches lie.
     """
 
     def __init__(

@@ -1,5 +1,6 @@
 """What the methods that remember patch vectors have in common; they differ in features and in density."""
 
+import time
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -12,8 +13,10 @@ from blemish.memory.bank import Bank, BankScorer, rows_within
 from blemish.memory.coreset import k_centre
 from blemish.memory.density import Places
 from blemish.memory.patches import PatchVectors, Rotation
+from blemish.memory.plan import Plan, plan
 from blemish.memory.vectors import Vectors
 from blemish.methods._contract import Run
+from blemish.nets.runtime import Compiled
 
 
 class BankMethod:
@@ -40,15 +43,32 @@ class BankMethod:
 
     def fit(self, train: Samples, run: Run) -> BankScorer:
         self.patches = self.features(train, run)
-        return self.remember(self.vectors(train, run), run)
+        return self.remember(self.vectors(train, run, tell=True), run)
 
     def leave_one_out(self, train: Samples, run: Run) -> Iterator[BankScorer]:
         vectors = self.vectors(train, run)
         for image in range(len(train)):
             yield self.remember(vectors.without(image), run)
 
-    def vectors(self, train: Samples, run: Run) -> Vectors:
-        return Vectors.of(run.outputs(self.patches, train, "patch vectors"), int(run.memory_mb * 1e6))
+    def vectors(self, train: Samples, run: Run, *, tell: bool = False) -> Vectors:
+        compiled = run.compiled(self.patches)
+        if tell:
+            expected = self.plan(compiled, train, run)
+            run.say(f"Learning from {len(train)} images: {expected}")
+            self.chosen |= {
+                "expected_mb": round(expected.megabytes),
+                "expected_seconds": round(expected.seconds, 1),
+            }
+        return Vectors.of(run.outputs(compiled, train, "patch vectors"), int(run.memory_mb * 1e6))
+
+    def plan(self, compiled: Compiled, train: Samples, run: Run) -> Plan:
+        one = run.pixels(train[:1])
+        compiled(one)  # the first call sets up what later ones reuse
+        begin = time.perf_counter()
+        cells, width = compiled(one).shape[1:]
+        taken = time.perf_counter() - begin
+        most = rows_within(run.bank_mb, width, self.config.rows)
+        return plan(len(train), cells, width, most, embed_seconds=taken, budget_mb=run.memory_mb)
 
     def remember(self, vectors: Vectors, run: Run) -> BankScorer:
         rotation = Rotation.of(*vectors.moments(), power=self.config.whiten, dims=self.config.dims)

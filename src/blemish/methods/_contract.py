@@ -43,7 +43,6 @@ class Run:
     backbone: str = "lite0"
     weights: Path | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    precision: str = "32-true"
     bank_mb: float = 8.0
     memory_mb: float = 512.0
     """For what is held while fitting; beyond it a temporary file takes over."""
@@ -78,9 +77,11 @@ class Run:
     def batch_count(samples: Samples) -> int:
         return -(-len(samples) // BATCH)
 
-    def outputs(self, module: nn.Module, samples: Samples, label: str) -> Iterator[Tensor]:
-        """The module's output for each picture in turn."""
-        compiled = Compiled(module, self.format.channels, self.size, self.device)
+    def compiled(self, module: nn.Module) -> Compiled:
+        return Compiled(module, self.format.channels, self.size, self.device)
+
+    def outputs(self, compiled: Compiled, samples: Samples, label: str) -> Iterator[Tensor]:
+        """What the compiled module gives for each picture in turn."""
         for batch in self.progress(self.batches(samples), label, self.batch_count(samples)):
             yield from compiled(batch)
 

@@ -1,0 +1,208 @@
+"""Every number of README.md and docs/choices.md, from bench/results, and the picture, from the demo set.
+
+python bench/figures.py            # writes README.md and docs/demo.png
+python bench/figures.py --check    # exits with 1 if numbers in them are others than the results'
+"""
+
+import argparse
+import json
+import tempfile
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+import blemish
+from blemish import data
+from blemish.data import Sample, demo
+from blemish.evaluate.writing import write_text
+from blemish.images import resize, write_png
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "bench" / "results"
+METHODS, PEERS = ("knn", "reb"), ("PatchCore", "PaDiM")
+RATES = ("image_auroc", "pixel_auroc", "aupro30")
+NONE = "–"
+
+TILE, GAP, CAPTION = 150, 4, 18
+SEED = 1
+DEFECTIVE = 2
+NOISE = np.uint8(3)
+"""The lowest bits of a photograph: without them the file is a third smaller, and nobody sees it."""
+
+Table = Iterable[Sequence[str]]
+Picture = NDArray[np.uint8]
+
+
+def stored(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise SystemExit(f"{path.relative_to(ROOT)} is missing: see `blemish bench` and bench/speed.py.")
+    text = path.read_text("utf-8")
+    return tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+
+
+def accuracy(result: Mapping[str, Any], peer: Mapping[str, Any]) -> Table:
+    if result["failed"]:
+        raise SystemExit("accuracy.json has failed jobs: run the same bench again before it is quoted.")
+    groups = {(group["dataset"], group["method"]): group for group in result["groups"] if as_shipped(group)}
+    yield ["data set", *(f"{method}, fit s" for method in METHODS), *(f"{peer['name']} {p}" for p in PEERS)]
+    for name in dict.fromkeys(name for name, _ in groups):
+        known = peer["accuracy"].get(name, {})
+        yield [
+            f"`{name}`",
+            *(ours(groups.get((name, method))) for method in METHODS),
+            *(theirs(known.get(method)) for method in PEERS),
+        ]
+
+
+def as_shipped(group: Mapping[str, Any]) -> bool:
+    settings = group["preset"], group["backbone"], group["size"], group["options"]
+    return settings == ("fast", "lite0", [256, 256], {})
+
+
+def ours(group: Mapping[str, Any] | None) -> str:
+    if group is None:
+        return NONE
+    rates = [NONE if group[rate]["mean"] is None else f"{100 * group[rate]['mean']:.1f}" for rate in RATES]
+    if group[RATES[0]]["std"] is not None:
+        rates[0] += f" ± {100 * group[RATES[0]]['std']:.1f}"
+    return f"{' / '.join(rates)}, {group['fit_seconds']['mean']:.0f} s"
+
+
+def theirs(known: Mapping[str, Any] | None) -> str:
+    if known is None:
+        return NONE
+    return " / ".join(f"{percent:.1f}" for percent in known["percent"]) + coreset(known)
+
+
+def coreset(known: Mapping[str, Any]) -> str:
+    return f" ({known['coreset']:g} %)" if "coreset" in known else ""
+
+
+def speed(result: Mapping[str, Any], peer: Mapping[str, Any]) -> Table:
+    found, known = result["figures"], peer["speed"]
+    if result["dataset"] != known["dataset"]:
+        raise SystemExit(f"speed.json is of {result['dataset']}, and the peer's speed of {known['dataset']}.")
+    yield ["", *METHODS, *(f"{peer['name']} {name}{coreset(known[name])}" for name in PEERS)]
+    for label, figure, unit in (
+        (f"fit on `{known['dataset']}`", "fit", "s"),
+        ("most memory while fitting", "fit_rss", "GB"),
+        ("the graph alone, p50 / p95 / p99", "graph", "ms"),
+        ("from file to verdict, p50 / p95 / p99", "verdict", "ms"),
+        ("`blemish inspect` of one picture, whole process", "inspect", "s"),
+        ("`--help`, whole process", "help", "s"),
+        ("`import blemish`, whole process", "import", "s"),
+    ):
+        yield [
+            label,
+            *(measured(found, method, figure, unit) for method in METHODS),
+            *(quoted(known[name].get(figure), unit) for name in PEERS),
+        ]
+
+
+def measured(found: Mapping[str, Any], method: str, figure: str, unit: str) -> str:
+    """Medians; with the least and the most, where there are no percentiles to show how far it varies."""
+    if figure in ("graph", "verdict"):
+        values = [found[f"{method}.{figure}.p{percent}"]["median"] for percent in (50, 95, 99)]
+        return " / ".join(f"{value:.3g}" for value in values) + f" {unit}"
+    one = found.get(f"{method}.{figure}") or found[figure]
+    scale = 1e-3 if (one["unit"], unit) == ("MB", "GB") else 1
+    middle, least, most = (f"{scale * one[key]:.3g}" for key in ("median", "min", "max"))
+    return f"{middle} {unit} ({least}–{most})"
+
+
+def quoted(span: Sequence[float] | None, unit: str) -> str:
+    return NONE if span is None else "–".join(f"{value:g}" for value in dict.fromkeys(span)) + f" {unit}"
+
+
+def markdown(table: Table) -> str:
+    header, *rows = table
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def choices(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
+    table = result["table"]
+    names = [name for name in next(iter(table.values())) if name != "mean"]
+    yield ["", "mean", *(f"`{name}`" for name in names)]
+    for variant, row in table.items():
+        yield [variant, *(f"{100 * row[name]:.1f}" for name in ("mean", *names))]
+
+
+DOCUMENTS: Mapping[str, Mapping[str, Callable[..., Table]]] = {
+    "README.md": {"accuracy": accuracy, "speed": speed},
+    "docs/choices.md": {"choices": choices},
+}
+
+
+def filled(document: str, text: str) -> str:
+    """With the tables between their markers drawn anew."""
+    peer = stored(ROOT / "bench" / "peer.toml")
+    for name, draw in DOCUMENTS[document].items():
+        marker, end = f"<!-- figures:{name} -->\n", "<!-- end -->"
+        before, _, rest = text.partition(marker)
+        _, found, after = rest.partition(end)
+        if not found:
+            raise SystemExit(f"{document} has no place for numbers: give it {marker.strip()} and {end}.")
+        text = before + marker + markdown(draw(stored(RESULTS / f"{name}.json"), peer)) + end + after
+    return text
+
+
+def sheet() -> Picture:
+    """Of each product the first picture of two kinds of defect and of the good ones, whatever they score."""
+    with tempfile.TemporaryDirectory() as place:
+        products = demo.write(Path(place), seed=SEED, test_good=1, test_bad=4)
+        strips = [strip(folder) for folder in products]
+    return beside(strips, 4 * GAP) | NOISE
+
+
+def strip(folder: Path) -> Picture:
+    samples = data.read(folder)
+    model = blemish.fit(samples, method="reb", preset="fast")
+    test = samples.role(data.Role.TEST)
+    first = {sample.kind: sample for sample in reversed(test)}
+    kinds = [*sorted(first.keys() - {"good"})[:DEFECTIVE], "good"]
+    return beside([column(model, first[kind]) for kind in kinds], GAP)
+
+
+def column(model: blemish.Inspector, sample: Sample) -> Picture:
+    image = sample.read()
+    mask = sample.read_mask((image.shape[0], image.shape[1]))
+    photograph = np.asarray(resize(image, (TILE, TILE)), np.uint8)
+    seen = model.overlay(photograph, model.inspect(image), mask=mask)
+    caption = np.full((CAPTION, TILE, 3), 255, np.uint8)
+    words = sample.kind.replace("_", " ")
+    cv2.putText(caption, words, (1, CAPTION - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (60, 60, 60), 1, cv2.LINE_AA)
+    gap = np.full((GAP, TILE, 3), 255, np.uint8)
+    return np.vstack([caption, photograph, gap, seen])
+
+
+def beside(pictures: Sequence[Picture], gap: int) -> Picture:
+    white = np.full((len(pictures[0]), gap, 3), 255, np.uint8)
+    return np.hstack([part for picture in pictures for part in (picture, white)][:-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    check = parser.parse_args().check
+    for document in DOCUMENTS:
+        path = ROOT / document
+        text = path.read_text("utf-8")
+        drawn = filled(document, text)
+        if not check:
+            write_text(path, drawn)
+        elif drawn != text:
+            raise SystemExit(
+                f"{document} tells other numbers than bench/results: run python bench/figures.py."
+            )
+    if not check:
+        write_png(ROOT / "docs" / "demo.png", sheet())
+
+
+if __name__ == "__main__":
+    main()
