@@ -28,7 +28,11 @@ def test_fit_writes_a_model_and_says_what_it_is_worth(
 ) -> None:
     options = ("--size", "48x96", "--rows", "40", "--alpha=0.5", "--taps", "s8,s16", "--seed", "3")
     done = blemish("fit", product, *options, "--false-reject", "0.2", "--json", "told.json")
-    assert done.stderr == ""
+    assert re.fullmatch(
+        r"Learning from 24 images: 1728 patch vectors of 152 values, of which 40 are remembered: "
+        r"about \d+ MB of memory and \d+ s\.\n",
+        done.stderr,
+    )
     first, second, third = done.stdout.splitlines()
     assert re.fullmatch(r"gear\.blemish: \d+\.\d MB, fitted in \d+\.\d s", first)
     assert second.startswith("reb, preset fast, backbone lite0, of gear: 24 images to learn from, 6 to calib")
@@ -119,7 +123,7 @@ def test_images_that_test_and_train_share(blemish: Blemish, product: Path, tmp_p
     told = blemish("fit", data, *SMALL).stderr.splitlines()
     assert told[0].startswith("Warning: 7 test images are also learnt from")
     assert told[1] == "  train/good/000.png = test/good/again0.png"
-    assert told[-1] == "  and 2 more"
+    assert "  and 2 more" in told
     assert "Warning: 7 test images" in blemish("eval", "data.blemish", data).stderr
 
 
@@ -155,5 +159,9 @@ def test_a_full_disk_leaves_no_half_model(blemish: Blemish, good: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 
     told = blemish("fit", "good", *SMALL, code=2, preexec_fn=limit).stderr
-    assert re.match(r"Error: good.blemish (cannot|could not) be written \(File too large\): make room", told)
+    assert re.search(
+        r"^Error: good.blemish (cannot|could not) be written \(File too large\): make room",
+        told,
+        re.MULTILINE,
+    )
     assert [path.name for path in good.parent.iterdir()] == ["good"]

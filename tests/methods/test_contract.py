@@ -15,14 +15,14 @@ from blemish.images import PixelFormat
 from blemish.methods import PRESETS, Run, create, method_class, method_names
 from blemish.nets.runtime import export
 
-SIZE = (96, 96)
+SIZE = (128, 128)
 OPTIONS = {"rows": 512}
 
 
 @pytest.fixture(scope="module")
 def gear(tmp_path_factory: pytest.TempPathFactory) -> Samples:
     root = tmp_path_factory.mktemp("gear")
-    demo.write(root, size=96, train=32, test_good=8, test_bad=12, products=["gear"])
+    demo.write(root, size=128, train=32, test_good=8, test_bad=12, products=["gear"])
     return data.read(root / "gear")
 
 
@@ -88,8 +88,8 @@ class TestContract:
     def test_tells_bad_from_good(self, name: str, gear: Samples) -> None:
         model = blemish.fit(gear, method=name, size=SIZE, options=OPTIONS)
         record = evaluate(model, gear).records[0]
-        assert record["image_auroc"] > 0.75
-        assert record["pixel_auroc"] > 0.85
+        assert record["image_auroc"] > 0.8
+        assert record["pixel_auroc"] > 0.9
         assert record["n_test"] == 20
         assert record["false_reject_rate"] is not None
 
