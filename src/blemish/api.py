@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from blemish import data as datasets
 from blemish.data import Role, Sample, Samples
-from blemish.errors import DataError, MissingExtraError, ParityError, UsageError
+from blemish.errors import DataError, MissingExtraError, ParityError, PixelFormatError, UsageError
 from blemish.images import Image, PixelFormat, resize
 from blemish.model import Calibration, Inspector
 from blemish.model.archive import Archive
@@ -147,13 +147,21 @@ def decode(
                 yield sample.name, image
                 decoded[sample.name] = resize(image, size)
 
-    fmt = PixelFormat.of(readable())
-    if failures and not skip_bad:
+    def refuse() -> None:
         shown = "\n  ".join(failures[:10])
         raise DataError(
             f"{len(failures)} of {len(good)} good images cannot be read; mend or remove them, or leave them "
             f"out with --skip-bad:\n  {shown}"
         )
+
+    try:
+        fmt = PixelFormat.of(readable())
+    except PixelFormatError:
+        if len(failures) == len(good):
+            refuse()
+        raise
+    if failures and not skip_bad:
+        refuse()
     for failure in failures:
         say(f"Left out: {failure}")
     return good.with_items(sample for sample in good if sample.name in decoded), decoded, fmt
@@ -173,6 +181,7 @@ def describe(method: "Method", train: Samples, calibrating: Samples, run: "Run")
         "preset": run.preset,
         "config": {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()},
         "backbone": run.backbone,
+        "weights": None if run.weights is None else run.weights.name,
         "size": list(run.size),
         "seed": run.seed,
         "n_train": len(train),

@@ -78,6 +78,7 @@ class BankMethod:
         picked = k_centre(vectors, most, start=start)
         bank = self.bank(vectors, picked, self.patches.grid(run.size))
         self.chosen |= {
+            "weights_licence": self.patches.backbone.licence,
             "bank_rows": len(bank.rows),
             "width": bank.rows.shape[1],
             "good_vectors": len(vectors),

@@ -1,0 +1,76 @@
+"""fit() and load() as a program calls them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import blemish
+from blemish import errors
+from blemish.images import write_png
+
+QUICK = {"size": 48, "options": {"rows": 64}}
+
+
+def pictures(count: int, *, seed: int = 0) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    base = rng.integers(60, 120, (48, 48, 3)).astype(np.uint8)
+    return [base + rng.integers(0, 20, base.shape).astype(np.uint8) for _ in range(count)]
+
+
+def test_a_list_of_arrays() -> None:
+    model = blemish.fit(pictures(30), **QUICK)
+    assert model.manifest["n_train"] == 24
+    assert model.manifest["n_calibration"] == len(model.calibration.scores) == 6
+    assert model.manifest["facts"]["weights_licence"] == "Apache-2.0"
+    bad = pictures(1)[0]
+    bad[10:30, 10:30] = (250, 0, 0)
+    result = model.inspect(bad)
+    assert result.verdict is blemish.Verdict.REJECT
+    assert result.nearest in {f"array-{number:04d}" for number in range(30)}
+    worst = result.regions[0]
+    assert worst.x < 20 < worst.x + worst.w
+    assert worst.y < 20 < worst.y + worst.h
+    assert model.inspect(pictures(31)[30]).verdict is not blemish.Verdict.REJECT
+
+
+def test_every_unreadable_image_is_named(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"no picture")
+    for skip in (False, True):
+        with pytest.raises(
+            errors.DataError, match=r"2 of 2 good images cannot be read(.|\n)*a\.png(.|\n)*b\.png"
+        ):
+            blemish.fit(tmp_path, skip_bad=skip, **QUICK)
+
+
+def test_mixed_sizes_are_fine_and_mixed_channels_are_not(tmp_path: Path) -> None:
+    for number, picture in enumerate(pictures(6)):
+        write_png(tmp_path / f"{number}.png", picture[: 40 + number])
+    assert blemish.fit(tmp_path, **QUICK).manifest["n_train"] == 6
+    np.save(tmp_path / "grey.npy", pictures(1)[0][..., 0])
+    with pytest.raises(errors.PixelFormatError, match=r"grey\.npy is 8-bit grey"):
+        blemish.fit(tmp_path, **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"device": "cuda:7"}, "device 'cuda:7' cannot be used here: choose cpu"),
+        ({"bank_mb": 0.0001}, "raise --bank-mb to at least"),
+        ({"backbone": "resnet18"}, "pass --weights FILE"),
+        ({"false_reject": 0.9}, "false-reject budget"),
+        ({"preset": "quick"}, "no preset 'quick'"),
+        ({"options": {"taps": ("s9",)}}, "no tap 's9': choose among s4"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_a_sentence(change: dict[str, object], message: str) -> None:
+    with pytest.raises(errors.UsageError, match=message):
+        blemish.fit(pictures(4), **{**QUICK, **change})  # type: ignore[arg-type]
+
+
+def test_the_budget_bounds_the_bank() -> None:
+    model = blemish.fit(pictures(30), size=96, bank_mb=0.05, options={"rows": 3072})
+    rows = model.manifest["facts"]["bank_rows"]
+    assert 60 < rows < 100
+    assert rows * (152 + 2) * 4 <= 0.05e6
