@@ -61,7 +61,7 @@ def registry() -> ModuleType:
     try:
         return import_module("blemish.methods")
     except ImportError as error:
-        raise MissingExtraError("torch", "train", "Asking for methods") from error
+        raise MissingExtraError("torch", "train", "Fitting, or telling about methods,") from error
 
 
 def options_of(method: type["Method"]) -> list[MethodOption]:

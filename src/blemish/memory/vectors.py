@@ -23,7 +23,8 @@ class Spill:
         self.lock = Lock()
 
     def __del__(self) -> None:
-        self.file.close()
+        if hasattr(self, "file"):  # it is not when an interrupt came first
+            self.file.close()
 
     def write(self, block: Tensor) -> "Place":
         offset = self.file.seek(0, 2)
