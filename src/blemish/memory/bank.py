@@ -60,7 +60,6 @@ class BankScorer(nn.Module):
         *,
         size: tuple[int, int],
         squared: bool = False,
-        pool_stride: int = 1,
     ) -> None:
         super().__init__()
         self.patches = patches
@@ -68,7 +67,6 @@ class BankScorer(nn.Module):
         self.size = size
         self.grid = bank.places.mean.shape
         self.squared = squared
-        self.pool_stride = pool_stride
         self.rows: Tensor
         self.search: Tensor
         self.density: Tensor
@@ -104,7 +102,7 @@ class BankScorer(nn.Module):
         places = (distance - self.density[nearest] - self.usual) * self.scale
         worst = self.sources[nearest.gather(1, places.argmax(1, keepdim=True))[:, 0]]
         places = places.reshape(-1, *self.grid)
-        pooled = F.avg_pool2d(places[:, None], min(3, *self.grid), self.pool_stride)
+        pooled = F.avg_pool2d(places[:, None], min(3, *self.grid), stride=1)
         heat = (distance - self.map_density[nearest]).reshape(-1, *self.grid)
         return pooled.flatten(1).amax(1), self.down @ heat @ self.across, worst
 
