@@ -24,6 +24,7 @@ VERBS = {
     "inspect": "Judge pictures: one record a picture.",
     "eval": "Measure a model on test images.",
     "bench": "Compare methods, presets and seeds on data sets.",
+    "synth": "Look at synthetic defects, painted on good images.",
     "info": "Say what is in a model file.",
     "methods": "List the methods, or tell one's options and presets.",
 }

@@ -8,7 +8,7 @@ from blemish import images
 from blemish.data.samples import Role, Sample, Samples
 from blemish.errors import DataError, LayoutError, UsageError
 
-__all__ = ["check_masks", "draw", "duplicates", "hold_out"]
+__all__ = ["check_masks", "draw", "duplicates", "few_shot", "hold_out"]
 
 LEAVE_ONE_OUT_BELOW = 25
 """With fewer good images each is worth more in training, and the caller calibrates by leaving one out."""
@@ -47,6 +47,17 @@ def hold_out(samples: Samples, *, fraction: float = 0.2, minimum: int = 5, seed:
     return samples.with_items(
         replace(sample, role=Role.CALIBRATION) if sample.name in held else sample for sample in samples
     )
+
+
+def few_shot(samples: Samples, count: int) -> Samples:
+    """Only the first training images of each class, by name; calibration and test images stay."""
+    if count < 1:
+        raise UsageError(f"{count} training images are too few: keep at least 1, and 2 to fit.")
+    kept: set[str] = set()
+    for klass in samples.classes:
+        names = sorted(sample.name for sample in samples.klass(klass).role(Role.TRAIN))
+        kept |= set(names[:count])
+    return samples.with_items(s for s in samples if s.role is not Role.TRAIN or s.name in kept)
 
 
 def duplicates(samples: Samples) -> list[tuple[Sample, Sample]]:

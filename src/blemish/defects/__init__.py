@@ -1,7 +1,18 @@
 """Synthetic defects, painted on good pictures."""
 
-from blemish.defects.foreground import Foreground, foreground
-from blemish.defects.makers import MAKERS, Defect, Draw, Maker, make
+from blemish.defects.foreground import Foreground, foreground, foregrounds
+from blemish.defects.makers import MAKERS, Defect, Draw, Maker, faint, make
 from blemish.defects.source import Source
 
-__all__ = ["MAKERS", "Defect", "Draw", "Foreground", "Maker", "Source", "foreground", "make"]
+__all__ = [
+    "MAKERS",
+    "Defect",
+    "Draw",
+    "Foreground",
+    "Maker",
+    "Source",
+    "faint",
+    "foreground",
+    "foregrounds",
+    "make",
+]

@@ -52,6 +52,17 @@ def foreground(image: NDArray[np.uint8]) -> Foreground:
     return Foreground(full > 0.5, confidence)
 
 
+def foregrounds(pictures: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
+    """Masks of one product's pictures, or None, everywhere, where the median confidence is below one half.
+
+    They are judged together, for on a few pictures a texture may look like an object.
+    """
+    found = [foreground(picture) for picture in pictures]
+    if np.median([each.confidence for each in found]) < TRUSTED:
+        return None
+    return np.stack([each.mask for each in found])
+
+
 def _colour_distance(lab: Map, border: Mask) -> Map:
     """Distance from the background's colour, which may drift across the picture as light does."""
     rows, columns = lab.shape[:2]
