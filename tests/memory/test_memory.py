@@ -1,6 +1,7 @@
 """The bank's parts against plain definitions."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,14 +9,16 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from blemish.errors import BudgetError
-from blemish.memory.bank import row_bytes, rows_within, spread
-from blemish.memory.coreset import k_centre
-from blemish.memory.density import place_statistics, published_density, represented_distance
+from blemish.memory.bank import Bank, BankScorer, row_bytes, rows_within, spread
+from blemish.memory.coreset import k_centre, squared_norms
+from blemish.memory.density import Places, place_statistics, published_density, represented_distance
 from blemish.memory.neighbours import nearest_elsewhere, neighbours
 from blemish.memory.patches import Rotation, neck_filters
+from blemish.memory.scorers import Nearest
 from blemish.memory.vectors import Vectors
 
 EVERYTHING = 1 << 30
@@ -115,8 +118,76 @@ SEVEN = torch.tensor([[0.0, 0], [1, 0], [0, 1], [1, 1], [10, 0], [13, 0], [10, 4
     ],
 )
 def test_published_density_of_seven_points(count: int, expected: list[float]) -> None:
-    density = published_density(vectors(SEVEN, 3), torch.arange(7), 3)
-    torch.testing.assert_close(density[:, count - 1], torch.tensor(expected).float())
+    for compat in (False, True):  # with whole numbers the norm trick is exact, and the two rules agree
+        density = published_density(vectors(SEVEN, 3), torch.arange(7), 3, compat=compat)
+        torch.testing.assert_close(density[:, count - 1], torch.tensor(expected).float())
+
+
+def squared_scorer(rows: Tensor, density: Tensor) -> BankScorer:
+    """A picture is one cell, so its score is that of the vector in it."""
+    anywhere = Places(torch.zeros(1, 1), torch.ones(1, 1))
+    bank = Bank(rows, torch.arange(len(rows)), density, density, anywhere)
+    measure = Nearest(rows, squared=True)
+    return BankScorer(nn.Identity(), Rotation(rows.shape[1]), bank, size=(8, 8), measure=measure)
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, [3, -8]), (2, [3, -11.5]), (3, [8 / 3, -103 / 3])])
+def test_density_is_taken_off_the_distance_to_the_nearest_of_seven_points(
+    count: int, expected: list[float]
+) -> None:
+    density = published_density(vectors(SEVEN, 3), torch.arange(7), count)[:, -1]
+    score, _, nearest = squared_scorer(SEVEN, density).score(torch.tensor([[[3.0, 0]], [[11, 0]]]))
+    torch.testing.assert_close(score, torch.tensor(expected).float())
+    assert nearest.tolist() == [1, 4]
+
+
+def test_without_density_the_score_is_the_distance_to_the_nearest_row() -> None:
+    rows, queries = clustered(200), clustered(50, 1)
+    score, _, nearest = squared_scorer(rows, torch.zeros(200)).score(queries[:, None])
+    distance, number = neighbours(queries, rows, 1)
+    assert torch.equal(score, distance[:, 0])
+    assert torch.equal(nearest, number[:, 0])
+
+
+class Largest(TorchDispatchMode):
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor):
+            self.elements = max(self.elements, out.numel())
+        return out
+
+
+def test_published_density_of_more_rows_than_one_pass_takes() -> None:
+    """Whole numbers make every sum exact: neither the definition nor a separate search may differ."""
+    rows = torch.randint(-9, 10, (5000, 4), generator=torch.Generator().manual_seed(0)).float()
+    held, picked = vectors(rows, 10), torch.arange(5000).flip(0)
+    with Largest() as largest:
+        density = published_density(held, picked, 5)
+    assert largest.elements <= 4096 * (500 + 5)
+    some = torch.arange(0, 5000, 61)
+    apart = (rows[picked[some], None] - rows).square().sum(-1)
+    apart[torch.arange(len(some)), picked[some]] = torch.inf
+    nearest = apart.sort(1).values
+    for count in range(1, 6):
+        assert torch.equal(density[some, count - 1], nearest[:, :count].sum(1) / count)
+        assert torch.equal(density[some, count - 1], published_density(held, picked[some], count)[:, -1])
+
+
+def test_compatible_density_keeps_a_row_that_is_not_quite_0_from_itself() -> None:
+    rows = F.pad(clustered(400), (0, 40)) + torch.rand(400, 48, generator=torch.Generator().manual_seed(0))
+    rows[:100] = rows[:100].round()
+    every = torch.arange(400)
+    plain, compat = (published_density(vectors(rows), every, 5, compat=rule) for rule in (False, True))
+    kept = compat[:, 0] < plain[:, 0]
+    assert not kept[:100].any()
+    assert kept[100:].any()
+    assert torch.equal(compat[~kept], plain[~kept])
+    assert (compat[kept, 0] < 1e-5 * squared_norms(rows[kept])).all()
+    before = torch.arange(1, 5)
+    expected = (compat[kept, :1] + plain[kept, :-1] * before) / (before + 1)
+    torch.testing.assert_close(compat[kept, 1:], expected)
 
 
 def test_published_density_counts_a_duplicate_as_a_neighbour() -> None:

@@ -1,5 +1,6 @@
 """The bank of remembered patch vectors and the scorer that asks it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from blemish.errors import BudgetError
 from blemish.memory.density import Places
 from blemish.memory.patches import PatchVectors, Rotation
+from blemish.memory.scorers import GlobalGaussian, Measure, Nearest
 
 SMOOTHING = 4.0
 """Standard deviation of the anomaly map's blur, in pixels of a 256-pixel picture."""
@@ -27,6 +29,16 @@ class Bank:
     places: Places
     """For each cell of the grid what the image score takes off next, and the factor that follows."""
 
+    def image_scores(self, distance: Tensor, nearest: Tensor, stride: int = 1) -> Tensor:
+        """Of images whose cells lie at these distances from these rows, image after image."""
+        usual, scale = (each.flatten() for each in self.places)
+        cells = distance.reshape(-1, len(usual)), self.density[nearest].reshape(-1, len(usual))
+        return highest_mean(seen_in_place(*cells, usual, scale), self.places.mean.shape, stride)
+
+
+def seen_in_place(distance: Tensor, density: Tensor, usual: Tensor, scale: Tensor) -> Tensor:
+    return (distance - density - usual) * scale
+
 
 def row_bytes(width: int) -> int:
     """Float32 row, its squared norm, density and source."""
@@ -41,6 +53,11 @@ def rows_within(megabytes: float, width: int, most: int) -> int:
             f"raise --bank-mb to at least {row_bytes(width) / 1e6:.3g}."
         )
     return min(rows, most)
+
+
+def highest_mean(places: Tensor, grid: Sequence[int], stride: int = 1) -> Tensor:
+    """(N, cells) → (N,), the highest mean of 3×3 places. With REB's stride of 3 the last never count."""
+    return F.avg_pool2d(places.reshape(-1, 1, *grid), min(3, *grid), stride).flatten(1).amax(1)
 
 
 class BankScorer(nn.Module):
@@ -59,24 +76,22 @@ class BankScorer(nn.Module):
         bank: Bank,
         *,
         size: tuple[int, int],
-        squared: bool = False,
+        measure: Measure | None = None,
+        stride: int = 1,
+        whole: GlobalGaussian | None = None,
     ) -> None:
+        """`measure` takes the place of the plain distance, and `whole` that of the image score."""
         super().__init__()
         self.patches = patches
         self.rotation = rotation
         self.size = size
         self.grid = bank.places.mean.shape
-        self.squared = squared
-        self.rows: Tensor
-        self.search: Tensor
+        self.stride = stride
+        self.measure = measure or Nearest(bank.rows)
+        self.whole = whole
         self.density: Tensor
-        self.sources: Tensor
-        self.register_buffer("rows", bank.rows.contiguous())
-        # A constant 1 at the end of every query brings in the rows' norms: one product ranks all rows.
-        norms = bank.rows.square().sum(1, keepdim=True)
-        search = torch.cat((-2 * bank.rows, norms), 1).T.contiguous()
-        self.register_buffer("search", search, persistent=False)
         self.map_density: Tensor
+        self.sources: Tensor
         self.register_buffer("density", bank.density)
         self.register_buffer("map_density", bank.map_density)
         self.register_buffer("sources", bank.sources)
@@ -90,21 +105,18 @@ class BankScorer(nn.Module):
         self.register_buffer("across", spread(self.grid[1], size[1]).T.contiguous(), persistent=False)
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.score(self.rotation(self.patches(pictures)))
+        vectors = self.patches(pictures)
+        score, heat, worst = self.score(self.rotation(vectors))
+        if self.whole is not None:
+            score = self.whole(vectors.mean(1))
+        return score, heat, worst
 
     def score(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        ones = torch.ones_like(vectors[..., :1])
-        nearest = (torch.cat((vectors, ones), -1) @ self.search).argmin(-1)
-        # Taken again from the difference: the product form loses the digits of near-duplicates.
-        distance = (vectors - self.rows[nearest]).square().sum(-1)
-        if not self.squared:
-            distance = distance.sqrt()
-        places = (distance - self.density[nearest] - self.usual) * self.scale
+        distance, nearest = self.measure(vectors)
+        places = seen_in_place(distance, self.density[nearest], self.usual, self.scale)
         worst = self.sources[nearest.gather(1, places.argmax(1, keepdim=True))[:, 0]]
-        places = places.reshape(-1, *self.grid)
-        pooled = F.avg_pool2d(places[:, None], min(3, *self.grid), stride=1)
         heat = (distance - self.map_density[nearest]).reshape(-1, *self.grid)
-        return pooled.flatten(1).amax(1), self.down @ heat @ self.across, worst
+        return highest_mean(places, self.grid, self.stride), self.down @ heat @ self.across, worst
 
 
 def spread(cells: int, pixels: int) -> Tensor:

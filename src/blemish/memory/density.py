@@ -4,6 +4,7 @@ REB's point is that a distance means little by itself: some normal regions are t
 spread out. What a good patch of a *new* image would score tells how much of a distance is normal.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,22 +17,34 @@ from blemish.memory.vectors import Vectors
 
 IMAGES_BEHIND_A_PRIOR = 8
 """With this many images the statistics of a place count for as much as what holds everywhere."""
+ROWS_A_PASS = 4096
+"""The published density is found for so many rows at once: their product with one image's vectors is held."""
 
 
-def published_density(vectors: Vectors, picked: Tensor, count: int) -> Tensor:
-    """LD_1 .. LD_count of each picked row, as prefix means: mean squared distance to its nearest rows of all.
+def published_density(
+    vectors: Vectors, picked: Tensor, count: int, *, squared: bool = True, compat: bool = False
+) -> Tensor:
+    """LD_1 .. LD_count of each picked row, as prefix means: how far its nearest rows of all lie.
 
-    A row is left out of its own neighbours by its number, never by a distance that ought to be zero.
+    A row is left out of its own neighbours by its number. With `compat` it is left out as in the authors'
+    code, where the nearest goes only if it is exactly 0 away: by the norm trick a row itself often is not.
     """
     count = min(count, len(vectors) - 1)
-    rows = vectors.rows(picked)
-    best = torch.full((len(rows), count), torch.inf)
-    for place, block in vectors:
-        apart = squared_distances(rows, block).clamp_(min=0)
-        own = ((picked >= place.start) & (picked < place.stop)).nonzero()[:, 0]
-        apart[own, picked[own] - place.start] = torch.inf
-        best = torch.cat((best, apart), 1).topk(count, largest=False).values
-    return best.cumsum(1) / torch.arange(1, count + 1)
+    nearest = []
+    for chunk in torch.split(picked, ROWS_A_PASS):
+        rows = vectors.rows(chunk)
+        best = torch.full((len(rows), count + compat), torch.inf)
+        for place, block in vectors:
+            apart = squared_distances(rows, block).clamp_(min=0)
+            if not compat:
+                own = ((chunk >= place.start) & (chunk < place.stop)).nonzero()[:, 0]
+                apart[own, chunk[own] - place.start] = torch.inf
+            best = torch.cat((best, apart), 1).topk(count + compat, largest=False).values
+        nearest.append(best)
+    best = torch.cat(nearest)
+    if compat:
+        best = torch.where(best[:, :1] == 0, best[:, 1:], best[:, :-1])
+    return (best if squared else best.sqrt()).cumsum(1) / torch.arange(1, count + 1)
 
 
 def represented_distance(distance: Tensor, answer: Tensor, rows: Tensor, smooth: int) -> Tensor:
@@ -58,7 +71,7 @@ class Places(NamedTuple):
     scale: Tensor
 
 
-def place_statistics(scores: Tensor, grid: tuple[int, int]) -> Places:
+def place_statistics(scores: Tensor, grid: Sequence[int]) -> Places:
     """`scores` (images, cells) of good images → what to subtract and by what to divide at each cell.
 
     Parts that lie still have places that are always rough (edges, borders, print) and places that never are;
@@ -67,7 +80,7 @@ def place_statistics(scores: Tensor, grid: tuple[int, int]) -> Places:
     """
     scores = scores[scores.isfinite().all(1)]
     if len(scores) < 2:
-        return Places(torch.zeros(grid), torch.ones(grid))
+        return Places(torch.zeros(*grid), torch.ones(*grid))
     own = len(scores) / (len(scores) + IMAGES_BEHIND_A_PRIOR)
     mean = scores.mean(0)
     variance = (scores - mean).square().mean(0)
@@ -78,5 +91,5 @@ def place_statistics(scores: Tensor, grid: tuple[int, int]) -> Places:
     return Places(mean, ((whole + floor) / (variance + floor)) ** 0.25)
 
 
-def smoothed(cells: Tensor, grid: tuple[int, int]) -> Tensor:
+def smoothed(cells: Tensor, grid: Sequence[int]) -> Tensor:
     return F.avg_pool2d(cells.reshape(1, 1, *grid), 3, 1, 1, count_include_pad=False)[0, 0]

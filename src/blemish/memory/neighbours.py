@@ -1,5 +1,6 @@
 """Exact neighbours by blocked matrix products."""
 
+from collections.abc import Sequence
 from threading import local
 
 import torch
@@ -27,17 +28,21 @@ def neighbours(queries: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Tenso
     return torch.cat(distances), torch.cat(numbers)
 
 
-def nearest_elsewhere(vectors: Vectors, rows: Tensor, sources: Tensor) -> tuple[Tensor, Tensor]:
+def nearest_elsewhere(
+    vectors: Vectors, rows: Tensor, sources: Tensor, images: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor]:
     """For every vector its nearest row that came from another image: distance and row number.
 
-    Rows of the vector's own image are left out, so the distance is what a new good image would see.
+    Rows of the vector's own image are left out, so the distance is what a new image would see. Block by block
+    that image has the numbers `images`: 0, 1, 2, … unless told.
     """
     distances = torch.empty(len(vectors))
     numbers = torch.empty(len(vectors), dtype=torch.long)
     norms = squared_norms(rows)
     buffers = local()  # fresh large buffers cost more in page faults than the arithmetic in them
 
-    def answer(image: int, place: slice, block: Tensor) -> None:
+    def answer(number: int, place: slice, block: Tensor) -> None:
+        image = number if images is None else images[number]
         product = getattr(buffers, "product", None)
         if product is None or len(product) != len(block):
             product = buffers.product = block.new_empty(len(block), len(rows))
