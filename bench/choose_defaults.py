@@ -42,7 +42,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "reb, 1 neighbour": ("reb", {"neighbours": 1}),
     "reb, 30 neighbours": ("reb", {"neighbours": 30}),
     "reb, 2048 rows": ("reb", {"rows": 2048}),
-    "reb, published density": ("reb", {"density": "paper", "neighbours": 9}),
+    "reb, published density": ("reb", {"density": "paper", "squared": True, "neighbours": 9}),
 }
 
 Pictures = NDArray[np.uint8]
@@ -57,20 +57,6 @@ def good_pictures(samples: Samples, seed: int) -> tuple[Pictures, Pictures]:
     pictures = np.stack([to_rgb8(resize(image, SIZE), fmt) for image in images])
     held = max(8, len(pictures) // 4)
     return pictures[held:], pictures[:held]
-
-
-def painted(held: Pictures, seed: int) -> Pictures:
-    found = [defects.foreground(picture) for picture in held]
-    sure = np.median([one.confidence for one in found]) >= 0.5
-    source = defects.Source(held, np.stack([one.mask for one in found]) if sure else None)
-    rng = np.random.default_rng([seed, 99])
-    pictures = []
-    for number in range(PAINTED):
-        draw = defects.make("dm6", source, number, seed=seed, epoch=number // len(held), augment=False)
-        view = draw.views[rng.integers(1, len(draw.views))].astype(np.float32)
-        clean = held[number % len(held)].astype(np.float32)
-        pictures.append(np.rint(clean + rng.uniform(0.15, 0.7) * (view - clean)).astype(np.uint8))
-    return np.stack(pictures)
 
 
 def auroc(train: Pictures, held: Pictures, bad: Pictures, variant: str, seed: int) -> float:
@@ -88,7 +74,7 @@ def rounds(folders: list[Path], seeds: list[int]) -> Iterator[dict[str, Any]]:
         for folder in [*folders, *products]:
             for seed in seeds:
                 train, held = good_pictures(data.read(folder), seed)
-                bad = painted(held, seed)
+                bad, _ = defects.faint(defects.Source(held, defects.foregrounds(held)), PAINTED, seed=seed)
                 for variant in VARIANTS:
                     value = auroc(train, held, bad, variant, seed)
                     print(folder.name, seed, variant, f"{100 * value:.1f}", flush=True)

@@ -10,6 +10,7 @@ import tempfile
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, median, stdev
 from typing import Any
 
 import cv2
@@ -133,9 +134,55 @@ def choices(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
         yield [variant, *(f"{100 * row[name]:.1f}" for name in ("mean", *names))]
 
 
+CELLS = [
+    ("lite0", "ImageNet", "kNN"),
+    ("lite0", "ImageNet", "LDKNN"),
+    ("lite0", "adapted", "kNN"),
+    ("lite0", "adapted", "LDKNN"),
+    ("resnet18", "ImageNet", "kNN"),
+    ("resnet18", "ImageNet", "LDKNN"),
+]
+
+
+def reb_cells(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
+    yield ["data set", *(" ".join(cell) for cell in CELLS)]
+    for name in dict.fromkeys(record["dataset"] for record in result["records"]):
+        found = [
+            [
+                r
+                for r in result["records"]
+                if (r["dataset"], r["backbone"], r["features"], r["scorer"]) == (name, *cell)
+            ]
+            for cell in CELLS
+        ]
+        yield [f"`{name}`", *map(seeds, found)]
+
+
+def seeds(records: Sequence[Mapping[str, Any]]) -> str:
+    """Means over seeds, the spread of the first rate, and the medians of time."""
+    if not records:
+        return NONE
+    rates = [[100 * record[rate] for record in records] for rate in RATES]
+    told = [f"{fmean(values):.1f}" for values in rates]
+    if len(records) > 1:
+        told[0] += f" ± {stdev(rates[0]):.1f}"
+    fit, shown = (median(record[name] for record in records) for name in ("fit_seconds", "ms_p50"))
+    return f"{' / '.join(told)}, {fit:.0f} s, {shown:.1f} ms"
+
+
+def reb_ablations(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
+    found = {(r["study"], r["variant"], r["dataset"]): r for r in result["records"]}
+    names = list(dict.fromkeys(dataset for *_, dataset in found))
+    yield ["study", "variant", *(f"`{name}`" for name in names)]
+    for study, variant in dict.fromkeys((study, variant) for study, variant, _ in found):
+        rows = [found.get((study, variant, name)) for name in names]
+        yield [study, variant, *(NONE if row is None else f"{100 * row['image_auroc']:.1f}" for row in rows)]
+
+
 DOCUMENTS: Mapping[str, Mapping[str, Callable[..., Table]]] = {
     "README.md": {"accuracy": accuracy, "speed": speed},
     "docs/choices.md": {"choices": choices},
+    "docs/reb.md": {"reb-cells": reb_cells, "reb-ablations": reb_ablations},
 }
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +49,13 @@ def fit(
     seed: int = 0,
     device: str = "auto",
     false_reject: float = 0.01,
-    bank_mb: float = 8.0,
+    bank_mb: float | None = None,
+    few_shot: int | None = None,
+    foreground: str | Path | None = None,
+    devices: int = 1,
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
     layout: str | None = None,
     skip_bad: bool = False,
     options: Mapping[str, Any] | None = None,
@@ -59,7 +65,9 @@ def fit(
     """Learn from good images what a good part looks like.
 
     `data` is a folder, a list file, or a sequence of arrays or paths. Images with the role test are never
-    looked at. `options` are the method's own settings; `blemish methods` lists them.
+    looked at. `few_shot` keeps the first so many training images of each class, by name. `foreground` is a
+    folder of masks of where the product is. A `checkpoint` file is written while a network is trained, and
+    `resume` goes on from it. `options` are the method's own settings; `blemish methods` lists them.
     """
     begin = time.perf_counter()
     try:
@@ -75,6 +83,8 @@ def fit(
     progress, say = progress or quiet, say or silent
     chosen = create(method, preset, options)
     samples = data if isinstance(data, Samples) else datasets.read(data, layout=layout)
+    if few_shot is not None:
+        samples = datasets.few_shot(samples, few_shot)
     samples = datasets.hold_out(samples, seed=seed)
     shape = (size, size) if isinstance(size, int) else size
     place, weights = torch.device(pick_device(device)), None if weights is None else Path(weights)
@@ -83,6 +93,7 @@ def fit(
     good = samples.with_items(sample for sample in samples if sample.role is not Role.TEST)
     good, decoded, fmt = decode(good, shape, skip_bad=skip_bad, progress=progress, say=say)
     train, held = good.role(Role.TRAIN), good.role(Role.CALIBRATION)
+    masks = None if foreground is None else datasets.read_foregrounds(Path(foreground), train)
     if len(train) < 2:
         raise DataError(
             f"{samples.name} has {len(train)} usable good image to learn from: at least 2 are needed, "
@@ -96,7 +107,12 @@ def fit(
         backbone=backbone,
         weights=weights,
         device=place,
+        devices=devices,
+        precision=precision,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+        resume=resume,
         bank_mb=bank_mb,
+        masks=masks,
         progress=progress,
         say=say,
         decoded=decoded,

@@ -3,11 +3,12 @@
 import ast
 import inspect
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields
 from importlib import import_module
 from textwrap import dedent
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from types import ModuleType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from blemish.errors import MissingExtraError, UsageError
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["MethodOption", "options_of", "parse_options", "parse_size", "registry"]
 
 SMALLEST_SIDE = 32
+KINDS = {int: "INTEGER", float: "NUMBER", bool: "true|false", str: "TEXT"}
 TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -32,29 +34,31 @@ class MethodOption:
         return f"--{self.name.replace('_', '-')}"
 
     @property
-    def choices(self) -> tuple[Any, ...]:
-        return get_args(self.type) if get_origin(self.type) is Literal else ()
+    def types(self) -> tuple[Any, ...]:
+        """More than one where a number may also be a word, as in float | Literal["auto"]."""
+        return get_args(self.type) if get_origin(self.type) in (Union, UnionType) else (self.type,)
 
     @property
     def kind(self) -> str:
-        if self.choices:
-            return "|".join(str(choice) for choice in self.choices)
-        return {int: "INTEGER", float: "NUMBER", bool: "true|false", str: "TEXT"}.get(self.type, "A,B,…")
+        return "|".join(
+            "|".join(map(str, get_args(each))) if get_origin(each) is Literal else KINDS.get(each, "A,B,…")
+            for each in self.types
+        )
 
     def show(self, value: Any) -> str:
         return (",".join(value) or "empty") if isinstance(value, tuple) else str(value)
 
     def parse(self, text: str) -> Any:
-        try:
-            if self.choices:
-                return {str(choice): choice for choice in self.choices}[text]
-            if self.type is bool:
-                return TRUTH[text.lower()]
-            if get_origin(self.type) is tuple:
-                return tuple(part.strip() for part in text.split(",") if part.strip())
-            return self.type(text)
-        except (KeyError, ValueError) as error:
-            raise UsageError(f"{self.flag} takes {self.kind}, not {text!r}.") from error
+        for each in self.types:
+            with suppress(KeyError, ValueError):
+                if get_origin(each) is Literal:
+                    return {str(choice): choice for choice in get_args(each)}[text]
+                if each is bool:
+                    return TRUTH[text.lower()]
+                if get_origin(each) is tuple:
+                    return tuple(part.strip() for part in text.split(",") if part.strip())
+                return each(text)
+        raise UsageError(f"{self.flag} takes {self.kind}, not {text!r}.")
 
 
 def registry() -> ModuleType:

@@ -1,6 +1,7 @@
 import inspect
 import time
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,11 +12,17 @@ from blemish.cli._options import options_of, parse_size, registry
 from blemish.cli._places import check_file
 from blemish.cli._terminal import JsonFile, describe, warn, watching, write_json
 from blemish.data import Role, Samples
-from blemish.errors import MissingExtraError, OutputError
+from blemish.errors import MissingExtraError, OutputError, UsageError
 from blemish.model import Calibration, Inspector
 
 SUFFIX = ".blemish"
 SHOWN = 5
+
+
+class Precision(StrEnum):
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
 
 
 def command(arguments: Sequence[str]) -> Callable[..., None]:
@@ -88,7 +95,28 @@ def fit(
     false_reject: Annotated[
         float, typer.Option(metavar="SHARE", help="The share of good parts that may be rejected.")
     ] = 0.01,
-    bank_mb: Annotated[float, typer.Option(min=0.1, help="The most that remembered patches may take.")] = 8.0,
+    bank_mb: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            help="The most that remembered patches may take. [default: 8, or no limit if all are asked for]",
+        ),
+    ] = None,
+    few_shot: Annotated[
+        int | None,
+        typer.Option(min=2, metavar="N", help="Learn from the first N good images of each class only."),
+    ] = None,
+    foreground: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Masks of the product. Without them it is found by its looks."),
+    ] = None,
+    devices: Annotated[int, typer.Option(min=1, help="How many GPUs, or processes, share a training.")] = 1,
+    precision: Annotated[
+        Precision, typer.Option(help="Of training; auto: bf16 on GPUs that have it.")
+    ] = Precision.AUTO,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the training that was interrupted.")
+    ] = False,
     layout: Annotated[
         str | None, typer.Option(metavar="NAME", help="How DATA is arranged, if that is not recognised.")
     ] = None,
@@ -117,6 +145,11 @@ def fit(
         out = Path(samples.name + SUFFIX)
         check_model_file(out)
     warn_of_duplicates(samples)
+    checkpoint = out.with_name(f"{out.name}.checkpoint")
+    if resume and not checkpoint.exists():
+        raise UsageError(f"There is no {checkpoint} to go on with: fit again without --resume.")
+    if checkpoint.exists() and not resume:
+        warn(f"{checkpoint} of an interrupted training is started over; --resume would go on with it.")
     with watching() as watch:
         model = api.fit(
             samples,
@@ -129,6 +162,12 @@ def fit(
             device=device,
             false_reject=false_reject,
             bank_mb=bank_mb,
+            few_shot=few_shot,
+            foreground=foreground,
+            devices=devices,
+            precision=precision.value,
+            checkpoint=checkpoint,
+            resume=resume,
             layout=layout,
             skip_bad=skip_bad,
             options=options,
@@ -136,6 +175,7 @@ def fit(
             say=watch.say,
         )
     model.save(out)
+    checkpoint.unlink(missing_ok=True)
     seconds = time.perf_counter() - begin
     skipped = sum(sample.role is not Role.TEST for sample in samples) - used(model)
     write_json(json_file, {"file": str(out), "seconds": seconds, "skipped": skipped, **api.load(out).info()})

@@ -1,5 +1,6 @@
-"""What the methods that remember patch vectors have in common; they differ in features and in density."""
+"""What the methods that remember patch vectors have in common; they differ in features and in measure."""
 
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -16,7 +17,8 @@ from blemish.memory.patches import PatchVectors, Rotation
 from blemish.memory.plan import Plan, plan
 from blemish.memory.vectors import Vectors
 from blemish.methods._contract import Run
-from blemish.nets.runtime import Compiled
+
+BANK_MB = 8.0
 
 
 class BankMethod:
@@ -26,64 +28,71 @@ class BankMethod:
         self.config = config
         self.chosen: dict[str, Any] = {}
 
-    def features(self, train: Samples, run: Run) -> PatchVectors:
-        """The network that turns pictures into patch vectors, adapted to the product or not."""
-        del train
-        return PatchVectors(run.load_backbone(), self.config.taps)
-
-    def bank(self, vectors: Vectors, picked: Tensor, grid: tuple[int, int]) -> Bank:
-        """The picked rows, and what is taken off the distance to them: nothing."""
-        rows = vectors.rows(picked)
-        nothing = torch.zeros(len(rows))
-        anywhere = Places(torch.zeros(grid), torch.ones(grid))
-        return Bank(rows, vectors.sources()[picked], nothing, nothing.clone(), anywhere)
-
     def scorer(self, rotation: Rotation, bank: Bank, run: Run) -> BankScorer:
         return BankScorer(self.patches, rotation, bank, size=run.size)
 
     def fit(self, train: Samples, run: Run) -> BankScorer:
-        self.patches = self.features(train, run)
-        return self.remember(self.vectors(train, run, tell=True), run)
+        self.patches = PatchVectors(run.load_backbone(), self.config.taps)
+        expected = self.plan(train, run)
+        run.say(f"Learning from {len(train)} images: {expected}")
+        self.chosen |= {
+            "expected_mb": round(expected.megabytes),
+            "expected_seconds": round(expected.seconds, 1),
+            "weights_licence": self.patches.backbone.licence,
+        }
+        self.adapt(train, run)
+        return self.remember(self.vectors(train, run), train, run)
 
     def leave_one_out(self, train: Samples, run: Run) -> Iterator[BankScorer]:
         vectors = self.vectors(train, run)
         for image in range(len(train)):
-            yield self.remember(vectors.without(image), run)
+            rest = train.with_items(sample for number, sample in enumerate(train) if number != image)
+            yield self.remember(vectors.without(image), rest, run)
 
-    def vectors(self, train: Samples, run: Run, *, tell: bool = False) -> Vectors:
-        compiled = run.compiled(self.patches)
-        if tell:
-            expected = self.plan(compiled, train, run)
-            run.say(f"Learning from {len(train)} images: {expected}")
-            self.chosen |= {
-                "expected_mb": round(expected.megabytes),
-                "expected_seconds": round(expected.seconds, 1),
-            }
-        return Vectors.of(run.outputs(compiled, train, "patch vectors"), int(run.memory_mb * 1e6))
-
-    def plan(self, compiled: Compiled, train: Samples, run: Run) -> Plan:
-        one = run.pixels(train[:1])
+    def plan(self, train: Samples, run: Run) -> Plan:
+        compiled, one = run.compiled(self.patches), run.pixels(train[:1])
         compiled(one)  # the first call sets up what later ones reuse
         begin = time.perf_counter()
         cells, width = compiled(one).shape[1:]
         taken = time.perf_counter() - begin
-        most = rows_within(run.bank_mb, width, self.config.rows)
+        most = self.most_rows(width, run)
         return plan(len(train), cells, width, most, embed_seconds=taken, budget_mb=run.memory_mb)
 
-    def remember(self, vectors: Vectors, run: Run) -> BankScorer:
+    def adapt(self, train: Samples, run: Run) -> None:
+        """Let the network that turns pictures into patch vectors learn the product: not here."""
+
+    def vectors(self, train: Samples, run: Run) -> Vectors:
+        self.compiled = run.compiled(self.patches)
+        return Vectors.of(run.outputs(self.compiled, train, "patch vectors"), int(run.memory_mb * 1e6))
+
+    def remember(self, vectors: Vectors, train: Samples, run: Run) -> BankScorer:
         rotation = Rotation.of(*vectors.moments(), power=self.config.whiten, dims=self.config.dims)
         vectors = vectors.turned(rotation)
-        most = rows_within(run.bank_mb, rotation.matrix.shape[1], self.config.rows)
+        most = self.most_rows(rotation.matrix.shape[1], run)
         start = int(np.random.default_rng([run.seed]).integers(len(vectors)))
-        picked = k_centre(vectors, most, start=start)
-        bank = self.bank(vectors, picked, self.patches.grid(run.size))
+        everything = not self.config.rows and most >= len(vectors)
+        picked = torch.arange(len(vectors)) if everything else k_centre(vectors, most, start=start)
+        bank = self.bank(vectors, picked, rotation, train, run)
         self.chosen |= {
-            "weights_licence": self.patches.backbone.licence,
             "bank_rows": len(bank.rows),
             "width": bank.rows.shape[1],
             "good_vectors": len(vectors),
         }
         return self.scorer(rotation, bank, run)
+
+    def most_rows(self, width: int, run: Run) -> int:
+        if not self.config.rows and run.bank_mb is None:
+            return sys.maxsize
+        megabytes = BANK_MB if run.bank_mb is None else run.bank_mb
+        return rows_within(megabytes, width, self.config.rows or sys.maxsize)
+
+    def bank(self, vectors: Vectors, picked: Tensor, rotation: Rotation, train: Samples, run: Run) -> Bank:
+        """The picked rows, and what is taken off the distance to them: nothing."""
+        del rotation, train
+        rows, grid = vectors.rows(picked), self.patches.grid(run.size)
+        nothing = torch.zeros(len(rows))
+        anywhere = Places(torch.zeros(grid), torch.ones(grid))
+        return Bank(rows, vectors.sources()[picked], nothing, nothing.clone(), anywhere)
 
     def weights(self, scorer: BankScorer) -> dict[str, Tensor]:
         state = scorer.state_dict()

@@ -1,10 +1,10 @@
 """What a method is given, what it gives back, and what it may choose."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from blemish.data import Sample, Samples
-from blemish.images import Image, PixelFormat, resize
+from blemish.defects import Source, foregrounds
+from blemish.images import Image, PixelFormat, resize, resize_mask, to_rgb8
 from blemish.nets import load_backbone
 from blemish.nets.backbone import Backbone
 from blemish.nets.runtime import Compiled
@@ -43,13 +44,22 @@ class Run:
     backbone: str = "lite0"
     weights: Path | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    bank_mb: float = 8.0
+    devices: int = 1
+    """How many of them share a training."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    checkpoint: Path | None = None
+    """Where a training leaves what it needs to go on after a kill."""
+    resume: bool = False
+    bank_mb: float | None = None
+    """The most that remembered vectors may take; the method's own choice when None."""
     memory_mb: float = 512.0
     """For what is held while fitting; beyond it a temporary file takes over."""
     progress: Progress = quiet
     say: Say = silent
     decoded: dict[str, Image] = field(default_factory=dict)
     """Pictures at working size, by sample name: each is decoded once."""
+    masks: Mapping[str, NDArray[np.bool_]] | None = None
+    """Where the product is, by sample name; estimated where it matters when None."""
 
     def load_backbone(self) -> Backbone:
         return load_backbone(self.backbone, weights=self.weights)
@@ -60,6 +70,25 @@ class Run:
 
     def pixels(self, samples: Iterable[Sample]) -> NDArray[np.float32]:
         return np.stack([self.format.to_unit(self.picture(sample), self.size) for sample in samples])
+
+    def source(self, samples: Samples) -> Source:
+        """What defects are painted on. The foreground is estimated once, if nobody has marked it."""
+        pictures = np.stack([to_rgb8(self.picture(sample), self.format) for sample in samples])
+        if self.masks is None:
+            return Source(pictures, foregrounds(pictures))
+        return Source(
+            pictures, np.stack([resize_mask(self.masks[sample.name], self.size) for sample in samples])
+        )
+
+    def repainted(self, sample: Sample, painted: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(1, C, H, W): the picture with its own depth and channels, and what was painted on its likeness."""
+        change = painted.astype(np.float32) - to_rgb8(self.picture(sample), self.format)
+        pixels, colours = self.pixels([sample]), change.transpose(2, 0, 1) / 255
+        if self.format.channels in (3, 4):
+            pixels[:, :3] += colours
+        else:
+            pixels += colours.mean(0)
+        return pixels
 
     def batches(self, samples: Samples, size: int = BATCH) -> Iterator[NDArray[np.float32]]:
         """(N, C, H, W) in 0..1; the next batch is decoded while the last one is used."""

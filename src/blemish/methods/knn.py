@@ -18,7 +18,7 @@ class Config:
     taps: tuple[str, ...] = ()
     """Stages of the backbone whose maps make up the patch vectors; the backbone's own choice when empty."""
     rows: int = 3072
-    """The most patch vectors to remember. More find finer differences and take longer to search."""
+    """The most patch vectors to remember, 0: all. More find finer differences and take longer to search."""
     whiten: float = 0.5
     """0: distances as the backbone gives them; 1: all directions in which good patches vary count alike."""
     dims: int = 0

@@ -1,5 +1,6 @@
 """What every backbone is: pictures in 0..1 in, feature maps of named taps out."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,6 +21,14 @@ class Tap:
     stride: int
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    name: str
+    """That of the tap whose map the block gives, where it gives one."""
+    run: Callable[[Tensor], Tensor]
+    modules: tuple[nn.Module, ...]
+
+
 class Backbone(nn.Module):
     """Input normalisation lives in here, so that nothing outside can apply it twice or not at all."""
 
@@ -31,9 +40,25 @@ class Backbone(nn.Module):
     default_taps: tuple[str, ...]
     group: ClassVar[int] = 3  # channels that the first convolution takes
 
-    def features(self, x: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
-        """Feature maps of the wanted taps; nothing deeper than the deepest of them is computed."""
-        raise NotImplementedError
+    def chain(self) -> "Sequence[Block]":
+        """What the network does, in order. None where that is the business of a foreign library."""
+        return ()
+
+    def features(self, x: Tensor, wanted: frozenset[str], after: str | None = None) -> dict[str, Tensor]:
+        """Feature maps of the wanted taps; nothing deeper than the deepest of them is computed.
+
+        With `after` the block of that name has been run already, and `x` is what it gave.
+        """
+        chain = self.chain()
+        done = [block.name for block in chain].index(after) + 1 if after else 0
+        out: dict[str, Tensor] = {}
+        for block in chain[done:]:
+            x = block.run(x)
+            if block.name in wanted:
+                out[block.name] = x
+            if len(out) == len(wanted):
+                break
+        return out
 
     def tap(self, name: str) -> Tap:
         for tap in self.taps:
@@ -44,10 +69,13 @@ class Backbone(nn.Module):
 
     def forward(self, x: Tensor, taps: tuple[str, ...] | None = None) -> list[Tensor]:
         wanted = [self.tap(name).name for name in taps or self.default_taps]
+        maps = self.features(self.normalised(x), frozenset(wanted))
+        return [maps[name] for name in wanted]
+
+    def normalised(self, x: Tensor) -> Tensor:
         mean = x.new_tensor(self.mean)[:, None, None]
         std = x.new_tensor(self.std)[:, None, None]
-        maps = self.features((x - mean) / std, frozenset(wanted))
-        return [maps[name] for name in wanted]
+        return (x - mean) / std
 
 
 def colour_groups(x: Tensor) -> list[Tensor]:

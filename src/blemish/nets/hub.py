@@ -77,7 +77,8 @@ class Hub(Backbone):
                 hook.remove()
         return out
 
-    def features(self, x: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
+    def features(self, x: Tensor, wanted: frozenset[str], after: str | None = None) -> dict[str, Tensor]:
+        assert after is None, "a foreign network runs as a whole"
         if self.patch is None:
             return self.run(x, wanted)
         sides = [int(side) for side in x.shape[-2:]]

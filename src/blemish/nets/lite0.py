@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blemish.errors import MissingExtraError
-from blemish.nets.backbone import Backbone, Tap
+from blemish.nets.backbone import Backbone, Block, Tap
 
 # (expansion, kernel, stride, channels, repeats) of the seven stages
 STAGES = (
@@ -102,16 +102,10 @@ class Lite0(Backbone):
             )
         )
 
-    def features(self, x: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
-        x = self.stages[0](self.stem(x))
-        out: dict[str, Tensor] = {}
-        for tap, stage in zip(self.taps, list(self.stages)[1:], strict=True):
-            x = stage(x)
-            if tap.name in wanted:
-                out[tap.name] = x
-            if len(out) == len(wanted):
-                break
-        return out
+    def chain(self) -> list[Block]:
+        first = nn.Sequential(self.stem, self.stages[0])
+        later = zip(self.taps, list(self.stages)[1:], strict=True)
+        return [Block("stem", first, (first,)), *(Block(tap.name, stage, (stage,)) for tap, stage in later)]
 
 
 class Lite0Classifier(nn.Module):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blemish.errors import UsageError
-from blemish.nets.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, Tap
+from blemish.nets.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, Block, Tap
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int, folded: bool) -> nn.Conv2d:
@@ -104,16 +104,15 @@ class ResNet(Backbone):
             )
         return super().tap(name)
 
-    def features(self, x: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
-        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, stride=2, padding=1)
-        out: dict[str, Tensor] = {}
-        for tap in self.taps:
-            x = self.get_submodule(tap.name)(x)
-            if tap.name in wanted:
-                out[tap.name] = x
-            if len(out) == len(wanted):
-                break
-        return out
+    def chain(self) -> list[Block]:
+        stages = [(tap.name, self.get_submodule(tap.name)) for tap in self.taps]
+        return [
+            Block("stem", self.stem, (self.conv1, self.bn1)),
+            *(Block(name, stage, (stage,)) for name, stage in stages),
+        ]
+
+    def stem(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, stride=2, padding=1)
 
 
 def shaped_like(name: str, state: Mapping[str, Tensor]) -> tuple[ResNet, dict[str, Tensor]]:

@@ -40,7 +40,7 @@ def export(module: nn.Module, channels: int, size: tuple[int, int], outputs: Seq
 
 
 class Compiled:
-    """A module that takes and gives torch tensors, run by ONNX Runtime on CPU and by torch elsewhere."""
+    """A module from one batch to one tensor, run by ONNX Runtime on CPU and by torch elsewhere."""
 
     def __init__(self, module: nn.Module, channels: int, size: tuple[int, int], device: torch.device) -> None:
         self.device = device
@@ -58,8 +58,12 @@ class Compiled:
             )
 
     def __call__(self, batch: NDArray[np.float32]) -> Tensor:
+        return self.run(torch.from_numpy(batch).to(self.device)).cpu()
+
+    def run(self, batch: Tensor) -> Tensor:
+        """The same from and to tensors on the module's device."""
         if self.session is not None:
-            return torch.from_numpy(self.session.run(None, {"pixels": batch})[0])
-        with torch.inference_mode():
-            out: Tensor = self.module(torch.from_numpy(batch).to(self.device))
-            return out.cpu()
+            return torch.from_numpy(self.session.run(None, {"pixels": batch.numpy()})[0])
+        with torch.no_grad():
+            out: Tensor = self.module(batch)
+            return out

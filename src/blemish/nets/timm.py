@@ -19,7 +19,8 @@ class Timm(Backbone):
         self.taps = tuple(map(Tap, info.module_name(), info.channels(), info.reduction()))
         self.default_taps = middle_taps(self.taps)
 
-    def features(self, x: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
+    def features(self, x: Tensor, wanted: frozenset[str], after: str | None = None) -> dict[str, Tensor]:
+        assert after is None, "a foreign network runs as a whole"
         maps = self.net(x)  # timm offers no early stop here; an exported graph drops what no output needs
         return {tap.name: value for tap, value in zip(self.taps, maps, strict=True) if tap.name in wanted}
 

@@ -6,13 +6,14 @@ A file with folded batch norms no longer has these maps, and is refused.
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 from torch import Tensor, nn
 
-from blemish.nets.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, Tap
+from blemish.nets.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, Block, Tap
 
 WIDTHS = (64, 0, 128, 0, 256, 256, 0, 512, 512, 0, 512, 512, 0)  # 0 is a max-pool
-PLACES = {15: "conv4", 22: "conv6", 28: "end"}
+PLACES = {7: "stem", 15: "conv4", 22: "conv6", 28: "end"}
 
 
 class VGG11(Backbone):
@@ -35,15 +36,10 @@ class VGG11(Backbone):
                 layers.append(nn.MaxPool2d(2))
         self.layers = nn.Sequential(*layers)
 
-    def features(self, x: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
-        out: dict[str, Tensor] = {}
-        for place, layer in enumerate(self.layers):
-            x = layer(x)
-            if PLACES.get(place) in wanted:
-                out[PLACES[place]] = x
-            if len(out) == len(wanted):
-                break
-        return out
+    def chain(self) -> list[Block]:
+        cuts = [0, *(place + 1 for place in PLACES)]
+        parts = [self.layers[start:stop] for start, stop in pairwise(cuts)]
+        return [Block(name, part, (part,)) for name, part in zip(PLACES.values(), parts, strict=True)]
 
 
 def shaped_like(state: Mapping[str, Tensor]) -> tuple[VGG11, dict[str, Tensor]]:

@@ -1,0 +1,184 @@
+"""REB, measured: with and without adaptation, with and without local density; and what each part is worth.
+
+    python bench/reb.py cells ../shared/data/screw … --weights ../shared/weights/resnet18….safetensors
+    python bench/reb.py ablations ../shared/data/screw …
+
+Each result goes into bench/results/reb-cells.json or reb-ablations.json as soon as it is there, and the same
+command goes on where an interrupted one was. `python bench/figures.py` makes the tables of docs/reb.md.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import load, save_file
+
+import blemish
+from blemish import data
+from blemish.evaluate import evaluate
+from blemish.evaluate.bench import machine, versions
+from blemish.evaluate.writing import write_text
+
+RESULTS = Path(__file__).resolve().parent / "results"
+ADAPTED = "patches.backbone."
+METHODS = {"kNN": "knn", "LDKNN": "reb"}
+Fit = Callable[..., blemish.Inspector]
+PLAIN = {"alpha": 0.0, "places": False}
+SHORT = {"updates": 60, "head_updates": 10}
+"""The same small budget for all proxy tasks: what they are worth beside each other, not at their best."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    study: str
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    few_shot: int | None = None
+    method: str = "reb"
+
+
+ABLATIONS = (
+    Variant("scorer", "nearest neighbour", PLAIN),
+    *(
+        Variant("scorer", f"{scorer}, 9 neighbours", {"scorer": scorer, "neighbours": 9})
+        for scorer in ("knn", "kthnn", "kdist_ratio", "lof", "ldof")
+    ),
+    Variant("scorer", "gde", {"scorer": "gde"}),
+    Variant(
+        "scorer", "ldknn as published", {"density": "paper", "squared": True, "neighbours": 9, "alpha": 1.0}
+    ),
+    Variant("scorer", "ldknn", {}),
+    *(
+        Variant(
+            "K, published density",
+            f"K = {count}",
+            {"density": "paper", "squared": True, "neighbours": count, "alpha": 1.0},
+        )
+        for count in (1, 3, 9, 45)
+    ),
+    *(
+        Variant(
+            "alpha, published density",
+            f"alpha = {alpha:g}",
+            {"density": "paper", "neighbours": 9, "alpha": alpha},
+        )
+        for alpha in (0.25, 0.5, 1.0)
+    ),
+    *(
+        Variant("alpha, represented density", f"alpha = {alpha:g}", {"alpha": alpha, "places": False})
+        for alpha in (0.0, 0.5, 1.0, 1.5)
+    ),
+    *(
+        Variant("rows", f"{name}, {rows}", {"rows": rows} | extra)
+        for rows in (768, 3072, 12288)
+        for name, extra in (("nearest neighbour", PLAIN), ("ldknn", {}))
+    ),
+    *(
+        Variant("good images", f"{name}, {count}", dict(extra), few_shot=count)
+        for count in (2, 5, 10, 20)
+        for name, extra in (("nearest neighbour", PLAIN), ("ldknn", {}))
+    ),
+)
+PROXIES = (
+    Variant("adaptation", "none", PLAIN),
+    *(
+        Variant("adaptation", maker, PLAIN | SHORT | {"maker": maker})
+        for maker in ("dm6", "cut3", "noise3", "blob2", "scar2", "clump2", "cutpaste3", "draem2")
+    ),
+    Variant("adaptation", "dm6, batch norms train", PLAIN | SHORT | {"batch_norm": "train"}),
+    Variant("adaptation", "dm6, early blocks train", PLAIN | SHORT | {"early": "train"}),
+    Variant("adaptation", "dm6, a tenth of the learning rate", PLAIN | SHORT | {"learning_rate": 0.003}),
+)
+
+
+class Store:
+    """Records by what they are of, on disk as soon as they are there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.here = path, {"machine": machine(), "versions": versions()}
+        held = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        same = all(held.get(name) == value for name, value in self.here.items())
+        self.records: list[dict[str, Any]] = held["records"] if same else []
+
+    def has(self, key: dict[str, Any]) -> bool:
+        return any(key.items() <= record.items() for record in self.records)
+
+    def add(self, key: dict[str, Any], record: dict[str, Any]) -> None:
+        self.records.append(key | {name: value for name, value in record.items() if name not in key})
+        result = {"schema": 1, "records": self.records, **self.here}
+        write_text(self.path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        print(
+            *key.values(), f"{100 * record['image_auroc']:.1f}", f"{record['fit_seconds']:.0f} s", flush=True
+        )
+
+
+def measured(model: blemish.Inspector, folder: Path) -> dict[str, Any]:
+    return evaluate(model, data.read(folder)).records[0]
+
+
+def cells(folder: Path, seeds: list[int], weights: Path | None, store: Store) -> None:
+    """{ImageNet, adapted} × {kNN, LDKNN}; what adapts is `reb --preset full`."""
+
+    def measure(backbone: str, features: str, scorer: str, seed: int, fit: Fit, **options: Any) -> None:
+        key = {
+            "dataset": folder.name,
+            "backbone": backbone,
+            "features": features,
+            "scorer": scorer,
+            "seed": seed,
+        }
+        if not store.has(key):
+            store.add(key, measured(fit(folder, seed=seed, backbone=backbone, **options), folder))
+
+    for seed in seeds:
+        for scorer, method in METHODS.items():
+            measure("lite0", "ImageNet", scorer, seed, blemish.fit, method=method)
+            if weights is not None:
+                measure("resnet18", "ImageNet", scorer, seed, blemish.fit, method=method, weights=weights)
+    with tempfile.TemporaryDirectory() as place:
+        adapted = Path(place) / "adapted.safetensors"
+
+        def full(folder: Path, **given: Any) -> blemish.Inspector:
+            model = blemish.fit(folder, method="reb", preset="full", say=print, **given)
+            tensors = load(model.archive.weights).items()
+            own = {name.removeprefix(ADAPTED): value for name, value in tensors if name.startswith(ADAPTED)}
+            save_file(own, adapted)
+            return model
+
+        measure("lite0", "adapted", "LDKNN", 0, full)
+        if adapted.exists():
+            measure("lite0", "adapted", "kNN", 0, blemish.fit, method="knn", weights=adapted)
+
+
+def ablations(folder: Path, variants: Iterator[Variant], store: Store) -> None:
+    for variant in variants:
+        key = {"dataset": folder.name, "study": variant.study, "variant": variant.name}
+        if not store.has(key):
+            model = blemish.fit(folder, method="reb", options=variant.options, few_shot=variant.few_shot)
+            store.add(key, measured(model, folder))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("what", choices=("cells", "ablations", "proxies"))
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument(
+        "--seeds", default="0,1,2", help="of the cells that take seconds; adapted ones have 0"
+    )
+    parser.add_argument("--weights", type=Path, help="of a ResNet-18, for its column of the cells")
+    given = parser.parse_args()
+    for folder in given.folders:
+        if given.what == "cells":
+            seeds = [int(seed) for seed in given.seeds.split(",")]
+            cells(folder, seeds, given.weights, Store(RESULTS / "reb-cells.json"))
+        else:
+            variants = ABLATIONS if given.what == "ablations" else PROXIES
+            ablations(folder, iter(variants), Store(RESULTS / "reb-ablations.json"))
+
+
+if __name__ == "__main__":
+    main()

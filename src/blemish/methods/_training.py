@@ -1,0 +1,225 @@
+"""Updates of a network through Fabric: on one device or several, in 32 or 16 bits, resumable after a kill.
+
+What a task draws is a pure function of (seed, update, forward). So a checkpoint is the network, the optimiser
+and the number of updates done, and a run that was killed ends where an undisturbed one would have.
+"""
+
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice, repeat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from blemish.errors import MissingExtraError, OutputError, UsageError
+from blemish.methods._contract import Run
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+SAVE_EVERY = 60.0
+"""Seconds of work that a kill may cost."""
+
+
+class Task(Protocol):
+    """What a method trains, and how."""
+
+    label: str
+    updates: int
+    forwards: int
+    """Forward passes whose gradients make up one update."""
+
+    @property
+    def network(self) -> nn.Module: ...
+    def optimiser(self) -> torch.optim.Optimizer: ...
+    def rate(self, update: int) -> float:
+        """Learning rate of update 1, 2, … `updates`."""
+        ...
+
+    def phase(self, update: int) -> None:
+        """Set up the network for an update: what is frozen, what is in training mode."""
+        ...
+
+    def draw(self, update: int, forward: int) -> Any:
+        """A batch, made ahead on a thread; nothing but its numbers may sway it."""
+        ...
+
+    def loss(self, network: nn.Module, batch: Any) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    path: Path | None
+    key: Mapping[str, Any]
+    """What a run must agree with to go on from it."""
+
+    def save(self, network: nn.Module, optimiser: torch.optim.Optimizer, update: int) -> None:
+        if self.path is None:
+            return
+        tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
+        for number, state in optimiser.state_dict()["state"].items():
+            tensors |= {
+                f"optimiser.{number}.{name}": torch.as_tensor(value)
+                for name, value in state.items()
+                if value is not None
+            }
+        part = self.path.with_name(f".{self.path.name}.part")
+        try:
+            save_file(
+                {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+                part,
+                {"update": str(update), "key": json.dumps(self.key, sort_keys=True)},
+            )
+            part.replace(self.path)
+        except (OSError, SafetensorError) as error:
+            raise OutputError(
+                f"The checkpoint {self.path} cannot be written ({error}): make room, or choose another place."
+            ) from error
+        finally:
+            part.unlink(missing_ok=True)
+
+    def load(self, network: nn.Module, optimiser: torch.optim.Optimizer) -> int:
+        """How many updates are done; network and optimiser are then as after the last of them."""
+        assert self.path is not None
+        try:
+            with safe_open(self.path, "pt") as file:
+                told = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            key, update = json.loads(told["key"]), int(told["update"])
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise UsageError(
+                f"The checkpoint {self.path} cannot be read ({error}): fit again without --resume."
+            ) from error
+        if other := [name for name in self.key if key.get(name) != json.loads(json.dumps(self.key[name]))]:
+            raise UsageError(
+                f"The checkpoint {self.path} belongs to another fit (different: {', '.join(other)}): repeat "
+                "that fit's command with --resume, or fit again without it."
+            )
+        network.load_state_dict(
+            {name.removeprefix("network."): value for name, value in tensors.items() if name[0] == "n"}
+        )
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimiser."):
+                _, number, kind = name.split(".")
+                state.setdefault(int(number), {})[kind] = value
+        optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+        return update
+
+
+def train(task: Task, run: Run, key: Mapping[str, Any]) -> list[float]:
+    """All updates that are not done yet, and their losses. The network is then on the CPU, in eval mode."""
+    try:
+        from lightning_fabric import Fabric
+        from lightning_fabric.strategies import DDPStrategy
+    except ImportError as error:
+        raise MissingExtraError("lightning-fabric", "train", "Training") from error
+    if run.devices > task.forwards:
+        raise UsageError(
+            f"Training has {task.forwards} forward passes an update to share, too few for {run.devices} "
+            f"devices: ask for at most {task.forwards} with --devices."
+        )
+    index = run.device.index
+    fabric = Fabric(
+        accelerator=run.device.type,
+        devices=[index] if index is not None and run.devices == 1 else run.devices,
+        precision=precision_of(run),
+        # A phase may leave out a part of the network, whose gradients then never come.
+        strategy=DDPStrategy(start_method="spawn", find_unused_parameters=True)
+        if run.devices > 1
+        else "auto",
+    )
+    checkpoint = Checkpoint(run.checkpoint, key)
+    if run.devices > 1:
+        state, losses = fabric.launch(_in_a_process_each, task, checkpoint, run.resume)
+        task.network.load_state_dict(state)
+    else:
+        fabric.launch()
+        updates = _each_update(fabric, task, checkpoint, run.resume)
+        losses = [loss for loss in run.progress(updates, task.label, task.updates) if loss is not None]
+    task.network.cpu().eval()
+    return losses
+
+
+class Probe(NamedTuple):
+    """What one forward and backward pass takes."""
+
+    seconds: float
+    megabytes: float
+
+
+def probe(task: Task) -> Probe:
+    """Found by doing it. The network is not the same afterwards, so give a copy of the one that counts."""
+    held: dict[int, int] = {}
+
+    def hold(tensor: Tensor) -> Tensor:
+        held[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    task.phase(task.updates)
+    batch = task.draw(1, 0)
+    with torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
+        torch.autograd.backward(task.loss(task.network, batch))
+    begin = time.perf_counter()
+    torch.autograd.backward(task.loss(task.network, batch))
+    return Probe(time.perf_counter() - begin, sum(held.values()) / 1e6)
+
+
+def precision_of(run: Run) -> str:
+    """bf16 on GPUs that have it. On CPUs it is slower for depthwise networks even where the CPU has it."""
+    if run.precision == "auto":
+        pays = run.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return "bf16-mixed" if pays else "32-true"
+    return {"bf16": "bf16-mixed", "fp32": "32-true"}[run.precision]
+
+
+def _in_a_process_each(
+    fabric: "Fabric", task: Task, checkpoint: Checkpoint, resume: bool
+) -> tuple[dict[str, Tensor], list[float]]:
+    losses = [loss for loss in _each_update(fabric, task, checkpoint, resume) if loss is not None]
+    return {name: value.cpu() for name, value in task.network.state_dict().items()}, losses
+
+
+def _each_update(
+    fabric: "Fabric", task: Task, checkpoint: Checkpoint, resume: bool
+) -> Iterator[float | None]:
+    """One loss an update; None for those that were done before."""
+    optimiser = task.optimiser()
+    done = checkpoint.load(task.network, optimiser) if resume else 0
+    yield from repeat(None, done)
+    network, optimiser = fabric.setup(task.network, optimiser)
+    mine = range(fabric.global_rank, task.forwards, fabric.world_size)
+    wanted = [(update, forward) for update in range(done + 1, task.updates + 1) for forward in mine]
+    threads = 1 if fabric.device.type == "cpu" else min(8, os.cpu_count() or 1)
+    saved = time.monotonic()
+    with ThreadPoolExecutor(threads) as pool:
+        ahead = deque(pool.submit(task.draw, *numbers) for numbers in wanted[: threads + 1])
+        following = iter(wanted[threads + 1 :])
+        for update in range(done + 1, task.updates + 1):
+            task.phase(update)
+            for group in optimiser.param_groups:
+                group["lr"] = task.rate(update)
+            total = 0.0
+            for forward in mine:
+                batch = ahead.popleft().result()
+                ahead.extend(pool.submit(task.draw, *numbers) for numbers in islice(following, 1))
+                with fabric.no_backward_sync(network, enabled=forward != mine[-1]):
+                    # Gradients of devices are averaged and those of forward passes summed.
+                    loss = task.loss(network, fabric.to_device(batch)) / task.forwards
+                    fabric.backward(fabric.world_size * loss)
+                total += loss.item()
+            optimiser.step()
+            optimiser.zero_grad()
+            if fabric.is_global_zero and time.monotonic() - saved > SAVE_EVERY:
+                checkpoint.save(task.network, optimiser.optimizer, update)
+                saved = time.monotonic()
+            yield fabric.world_size * total
