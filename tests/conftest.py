@@ -1,5 +1,8 @@
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes on two cores; torch is imported after this
 
 import numpy as np
 import pytest

@@ -80,6 +80,8 @@ def fit(
     from blemish.nets import load_backbone
     from blemish.nets.runtime import export
 
+    if resume and checkpoint is None:
+        raise UsageError("There is no checkpoint to resume from: say which file it is.")
     progress, say = progress or quiet, say or silent
     chosen = create(method, preset, options)
     samples = data if isinstance(data, Samples) else datasets.read(data, layout=layout)

@@ -2,6 +2,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from blemish import load
-from tests.cli.conftest import SMALL, Blemish
+from tests.cli.conftest import COMMAND, ENVIRONMENT, SMALL, Blemish
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def test_fit_writes_a_model_and_says_what_it_is_worth(
 
 
 def test_the_options_are_those_of_the_method_that_is_named(blemish: Blemish) -> None:
-    assert "--alpha NUMBER" in blemish("fit", "--help").stdout
+    assert "--alpha NUMBER|auto" in blemish("fit", "--help").stdout
     assert "--alpha" not in blemish("fit", "--help", "--method", "knn").stdout
 
 
@@ -101,6 +103,91 @@ def test_images_that_cannot_be_used_are_named(blemish: Blemish, good: Path, case
     assert done.stderr.startswith("Error: ")
     assert re.search(message, done.stderr)
     assert not (good.parent / "m.blemish").exists()
+
+
+def masks_of(good: Path) -> Path:
+    folder = good.parent / "masks"
+    folder.mkdir()
+    shown = np.zeros((64, 64), np.uint8)
+    shown[16:48, 8:56] = 255
+    for picture in good.iterdir():
+        cv2.imwrite(str(folder / f"{picture.stem}_mask.png"), shown)
+    return folder
+
+
+def test_the_first_few_images_their_foreground_and_how_to_train(blemish: Blemish, good: Path) -> None:
+    masks_of(good)
+    training = ("--updates=1", "--head-updates=0", "--draws=4", "--precision=bf16", "--devices=1")
+    done = blemish("fit", "good", *SMALL, *training, "--few-shot=3", "--foreground=masks", "--json=told.json")
+    assert done.stderr.splitlines()[1:] == [
+        "A forward pass paints on 4 images and there are 3, so it paints on some of them more than once."
+    ]
+    told = json.loads((good.parent / "told.json").read_text())
+    assert load(good.parent / "good.blemish").manifest["remembered"] == ["000.png", "001.png", "002.png"]
+    chosen = {"updates": 1, "draws": 4, "alpha": "auto", "early": "frozen"}
+    assert chosen.items() <= told["config"].items()
+    assert str(told["facts"]["alpha"]) in told["facts"]["alpha_auroc"]
+    assert sorted(path.name for path in good.parent.glob("good.*")) == ["good.blemish"]
+
+
+@pytest.mark.slow
+def test_a_killed_fit_goes_on_where_it_was(blemish: Blemish, good: Path) -> None:
+    training = ("--updates=8", "--head-updates=2", "--draws=1", "--alpha=0.5")
+    fit = ("fit", "good", *SMALL, *training)
+    folder = good.parent
+    model, checkpoint = folder / "m.blemish", folder / "m.blemish.checkpoint"
+    while not checkpoint.exists():  # again, should a process ever be done before it can be killed
+        model.unlink(missing_ok=True)
+        process = subprocess.Popen(
+            [*COMMAND, *fit, "--out", model], cwd=folder, env=ENVIRONMENT, stderr=subprocess.DEVNULL
+        )
+        while process.poll() is None and not checkpoint.exists():
+            time.sleep(0.01)
+        process.kill()
+        assert process.wait() <= 0
+    assert not model.exists()
+
+    kept = checkpoint.read_bytes()
+    told = blemish(*fit, "--out", "m.blemish").stderr
+    assert told.startswith("Warning: m.blemish.checkpoint of an interrupted training is started over")
+    model.rename(folder / "whole.blemish")
+    assert not checkpoint.exists()
+    checkpoint.write_bytes(kept)
+    blemish(*fit, "--out", "m.blemish", "--resume")
+    resumed, whole = load(model).archive, load(folder / "whole.blemish").archive
+    assert resumed.graph == whole.graph
+    assert resumed.weights == whole.weights
+    assert sorted(path.name for path in folder.iterdir()) == ["good", "m.blemish", "whole.blemish"]
+
+
+BAD_OPTIONS: dict[str, tuple[tuple[str, ...], int, str]] = {
+    "no masks": (
+        ("--foreground=good",),
+        3,
+        r"4 of 4 images have no foreground mask in good \(000.png, 001.png, 002.png, …\): name each mask",
+    ),
+    "too few shots": (
+        ("--few-shot=1",),
+        2,
+        "Invalid value for '--few-shot': Input should be greater than or equal to 2",
+    ),
+    "more devices than forward passes": (("--updates=1", "--devices=2"), 2, "too few for 2 devices"),
+    "nothing to resume": (
+        ("--resume",),
+        2,
+        "There is no good.blemish.checkpoint to go on with: fit again without --resume",
+    ),
+    "precision": (("--precision=fp8",), 2, "'fp8' is not one of 'auto', 'fp32', 'bf16'"),
+    "alpha": (("--alpha=often",), 2, r"--alpha takes NUMBER\|auto, not 'often'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_OPTIONS)
+def test_options_that_cannot_work_are_refused(blemish: Blemish, good: Path, case: str) -> None:
+    options, code, message = BAD_OPTIONS[case]
+    told = blemish("fit", "good", *SMALL, *options, code=code).stderr
+    assert re.search(f"^Error: .*{message}", told, re.MULTILINE)
+    assert [path.name for path in good.parent.iterdir()] == ["good"]
 
 
 def test_unreadable_images_are_named_one_by_one_and_left_out_on_request(blemish: Blemish, good: Path) -> None:

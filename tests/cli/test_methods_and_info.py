@@ -23,7 +23,7 @@ def test_methods_are_told_from_their_own_files(blemish: Blemish) -> None:
     knn, told_of_knn = method_class("knn"), blemish("methods", "knn").stdout
     assert "arXiv 2106.08265" in told_of_knn
     told_of_rows = (
-        f"--rows INTEGER  [default: {knn.Config().rows}]\n      The most patch vectors to remember."
+        f"--rows INTEGER  [default: {knn.Config().rows}]\n      The most patch vectors to remember,"
     )
     assert told_of_rows in told_of_knn
     assert f"  full: rows {knn.presets['full']['rows']}\n" in told_of_knn

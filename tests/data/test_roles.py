@@ -1,10 +1,11 @@
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blemish.data import Role, Sample, Samples, duplicates, hold_out
+from blemish.data import Role, Sample, Samples, duplicates, few_shot, hold_out
 from blemish.errors import LayoutError, UsageError
 
 
@@ -73,6 +74,28 @@ def test_what_cannot_be_held_out() -> None:
         hold_out(samples(*good(30)), minimum=30)
     with pytest.raises(UsageError, match=r"fraction to hold out is 1\.5: choose one between 0 and 1"):
         hold_out(samples(*good(30)), fraction=1.5)
+
+
+@given(
+    counts=st.dictionaries(st.sampled_from(["", "nut", "bolt"]), st.integers(0, 6), min_size=1),
+    kept=st.integers(1, 8),
+    order=st.randoms(use_true_random=False),
+)
+def test_few_shot_keeps_the_first_of_each_class_by_name(
+    counts: dict[str, int], kept: int, order: Random
+) -> None:
+    train = {klass: good(count, klass) for klass, count in counts.items()}
+    others = [*good(2, "nut", Role.CALIBRATION), *good(3, "bolt", Role.TEST)]
+    everything = [sample for of_class in train.values() for sample in of_class] + others
+    order.shuffle(everything)
+    found = few_shot(samples(*everything), kept)
+    expected = [sample for of_class in train.values() for sample in of_class[:kept]] + others
+    assert list(found) == [sample for sample in everything if sample in expected]
+
+
+def test_few_shot_of_none() -> None:
+    with pytest.raises(UsageError, match="0 training images are too few: keep at least 1, and 2 to fit"):
+        few_shot(samples(*good(3)), 0)
 
 
 def test_duplicates_are_the_same_bytes_on_both_sides(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import pytest
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from blemish.defects import MAKERS, Defect, Maker, Source, make
+from blemish.defects import MAKERS, Defect, Maker, Source, faint, make
 from blemish.defects.fills import noise
+from blemish.defects.makers import FAINT
 from blemish.defects.shapes import rectangle
 from blemish.errors import DataError, UsageError
 
@@ -155,3 +156,42 @@ def test_pictures_of_any_shape(name: str, size: tuple[int, int]) -> None:
         draw = make(name, Source(images), index, seed=0, epoch=0, compat=index % 2 == 1)
         assert draw.views.shape[1:3] == size
         assert draw.masks[1:].any((1, 2)).all()
+
+
+@pytest.mark.parametrize("size", [(32, 2048), (2048, 32)])
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_scar_longer_than_an_oblong_picture_is_high_is_drawn_again(
+    name: str, size: tuple[int, int]
+) -> None:
+    rng = np.random.default_rng(0)
+    source = Source(rng.integers(0, 256, (2, *size, 3), np.uint8))
+    for index in range(60):
+        draw = make(name, source, index, seed=0, epoch=0)
+        assert draw.masks[1:].any((1, 2)).all()
+
+
+def test_faint_defects_are_a_pure_function_of_the_seed(source: Source) -> None:
+    pictures, numbers = faint(source, 7, seed=3)
+    assert numbers.tolist() == [0, 1, 2, 3, 4, 0, 1]
+    again, _ = faint(source, 7, seed=3)
+    assert np.array_equal(pictures, again)
+    assert not np.array_equal(pictures, faint(source, 7, seed=4)[0])
+    assert len({picture.tobytes() for picture in pictures}) == 7
+
+
+def test_faint_defects_are_single_weak_and_never_trained_on(source: Source) -> None:
+    shares = []
+    for draw, (picture, number) in enumerate(zip(*faint(source, 24, seed=1), strict=True)):
+        clean = source.images[number].astype(float)
+        change = picture - clean
+        # One of the six defects of that draw, and the same share of it everywhere.
+        views = make("dm6", source, int(number), seed=1, epoch=FAINT + draw, augment=False).views[1:]
+        full = views - clean
+        fading = (full * change).sum((1, 2, 3)) / (full**2).sum((1, 2, 3))
+        left = np.abs(change - fading[:, None, None, None] * full).max((1, 2, 3))
+        assert left.min() < 1 < np.sort(left)[1]
+        shares.append(fading[left.argmin()])
+        assert 12 <= change.any(-1).sum() <= 0.152 * 256**2
+    assert 0.14 < min(shares) < 0.3
+    assert 0.55 < max(shares) < 0.71
+    assert FAINT > 10**9  # turns of all pictures: no training comes this far

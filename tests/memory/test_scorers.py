@@ -10,7 +10,7 @@ from sklearn.neighbors import LocalOutlierFactor
 from torch import Tensor, nn
 
 from blemish.errors import UsageError
-from blemish.memory.scorers import MEASURES, GlobalGaussian, ledoit_wolf
+from blemish.memory.scorers import MEASURES, GlobalGaussian, Nearest, ledoit_wolf
 from blemish.nets.runtime import export
 
 
@@ -88,6 +88,13 @@ def test_neighbours_are_cut_to_what_the_rows_allow(name: str) -> None:
     torch.testing.assert_close(MEASURES[name](rows, 99)(queries)[0], MEASURES[name](rows, 6)(queries)[0])
     with pytest.raises(UsageError, match=f"{name} needs . neighbours or more, and 9 of a bank of 1 rows"):
         MEASURES[name](rows[:1], 9)
+
+
+def test_one_row_is_a_bank() -> None:
+    row, queries = clusters(1, 1), clusters(5, 2)
+    distance, number = Nearest(row)(queries[None])
+    torch.testing.assert_close(distance[0], (queries - row).norm(dim=1))
+    assert not number.any()
 
 
 class OfPictures(nn.Module):

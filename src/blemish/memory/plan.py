@@ -37,11 +37,12 @@ def plan(images: int, cells: int, width: int, rows: int, *, embed_seconds: float
     pairs = 2.0 * vectors * rows  # once while picking, once for what good images score
     passes = pairs / (PROBE[0] * PROBE[1]) * product_seconds(width) / torch.get_num_threads()
     held = min(vectors * width * 4e-6, budget_mb)
+    products = torch.get_num_threads() * cells * rows * 4e-6
     return Plan(
         vectors,
         width,
         rows,
-        RUNTIME_MB + HELD_TWICE * held,
+        RUNTIME_MB + HELD_TWICE * held + products,
         OUTSIDE_SECONDS + images * embed_seconds + passes,
     )
 

@@ -33,7 +33,7 @@ class Measure(nn.Module):
             )
         # Repeated rows lie 0 apart, and must not make what lies near them infinitely far. The distance that
         # stands in for 0 is a millionth of the rows' own spread, for vectors have no natural unit.
-        self.floor = 1e-6 * float(rows.var(0).sum()) ** 0.5 + 1e-12
+        self.floor = 1e-6 * float(rows.var(0, correction=0).sum()) ** 0.5 + 1e-12
         self.rows: Tensor
         self.search: Tensor
         self.register_buffer("rows", rows.contiguous())

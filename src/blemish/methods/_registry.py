@@ -4,7 +4,8 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from blemish.errors import UsageError
 from blemish.methods._contract import Method
@@ -44,4 +45,18 @@ def create(name: str, preset: str = "fast", options: Mapping[str, Any] | None = 
         raise UsageError(
             f"The method {name} has no option {unknown[0]!r}: it has {', '.join(known_options) or 'none'}."
         )
+    kinds = get_type_hints(method.Config)
+    for option, value in (options or {}).items():
+        if not fits(value, kinds[option]):
+            known = ", ".join(map(str, get_args(kinds[option])))
+            raise UsageError(f"The option {option} of {name} cannot be {value!r}: it takes {known}.")
     return method(method.Config(**{**method.presets[preset], **(options or {})}))
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a word is among those that an option knows; numbers are the method's business."""
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) in (Union, UnionType):
+        return any(fits(value, each) for each in get_args(kind))
+    return not (kind in (int, float) and isinstance(value, str))

@@ -5,14 +5,19 @@ and the number of updates done, and a run that was killed ends where an undistur
 """
 
 import json
+import logging
+import math
 import os
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice, repeat
+from functools import partial
+from importlib import import_module
+from itertools import chain, islice, repeat
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
@@ -87,8 +92,8 @@ class Checkpoint:
         finally:
             part.unlink(missing_ok=True)
 
-    def load(self, network: nn.Module, optimiser: torch.optim.Optimizer) -> int:
-        """How many updates are done; network and optimiser are then as after the last of them."""
+    def read(self) -> tuple[int, dict[str, Tensor]]:
+        """How many updates are done, and what was saved after the last of them."""
         assert self.path is not None
         try:
             with safe_open(self.path, "pt") as file:
@@ -104,6 +109,11 @@ class Checkpoint:
                 f"The checkpoint {self.path} belongs to another fit (different: {', '.join(other)}): repeat "
                 "that fit's command with --resume, or fit again without it."
             )
+        return update, tensors
+
+    def load(self, network: nn.Module, optimiser: torch.optim.Optimizer) -> int:
+        """How many updates are done; network and optimiser are then as after the last of them."""
+        update, tensors = self.read()
         network.load_state_dict(
             {name.removeprefix("network."): value for name, value in tensors.items() if name[0] == "n"}
         )
@@ -118,36 +128,42 @@ class Checkpoint:
 
 def train(task: Task, run: Run, key: Mapping[str, Any]) -> list[float]:
     """All updates that are not done yet, and their losses. The network is then on the CPU, in eval mode."""
-    try:
-        from lightning_fabric import Fabric
-        from lightning_fabric.strategies import DDPStrategy
-    except ImportError as error:
-        raise MissingExtraError("lightning-fabric", "train", "Training") from error
+    strategies = lightning("strategies")
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it remarks on what it was asked for
     if run.devices > task.forwards:
         raise UsageError(
             f"Training has {task.forwards} forward passes an update to share, too few for {run.devices} "
             f"devices: ask for at most {task.forwards} with --devices."
         )
-    index = run.device.index
-    fabric = Fabric(
+    index = run.device.index if run.device.type != "cpu" else None  # of cpu:0 there is no other
+    fabric = lightning("fabric").Fabric(
         accelerator=run.device.type,
         devices=[index] if index is not None and run.devices == 1 else run.devices,
         precision=precision_of(run),
         # A phase may leave out a part of the network, whose gradients then never come.
-        strategy=DDPStrategy(start_method="spawn", find_unused_parameters=True)
+        strategy=strategies.DDPStrategy(start_method="spawn", find_unused_parameters=True)
         if run.devices > 1
         else "auto",
     )
     checkpoint = Checkpoint(run.checkpoint, key)
     if run.devices > 1:
-        state, losses = fabric.launch(_in_a_process_each, task, checkpoint, run.resume)
-        task.network.load_state_dict(state)
+        if run.resume:
+            checkpoint.read()  # refused here, for a process of its own cannot tell anybody
+        losses = fabric.launch(partial(_in_a_process_each, task, checkpoint, run.resume))
     else:
         fabric.launch()
         updates = _each_update(fabric, task, checkpoint, run.resume)
         losses = [loss for loss in run.progress(updates, task.label, task.updates) if loss is not None]
     task.network.cpu().eval()
     return losses
+
+
+def lightning(module: str) -> ModuleType:
+    try:
+        import_module("lightning_fabric")
+        return import_module(f"lightning_fabric.{module}")
+    except ImportError as error:
+        raise MissingExtraError("lightning-fabric", "train", "Training") from error
 
 
 class Probe(NamedTuple):
@@ -157,7 +173,7 @@ class Probe(NamedTuple):
     megabytes: float
 
 
-def probe(task: Task) -> Probe:
+def probe(task: Task, device: torch.device) -> Probe:
     """Found by doing it. The network is not the same afterwards, so give a copy of the one that counts."""
     held: dict[int, int] = {}
 
@@ -165,13 +181,19 @@ def probe(task: Task) -> Probe:
         held[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
         return tensor
 
+    task.network.to(device)
     task.phase(task.updates)
-    batch = task.draw(1, 0)
+    batch = lightning("utilities.apply_func").move_data_to_device(task.draw(1, 0), device)
     with torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
         torch.autograd.backward(task.loss(task.network, batch))
-    begin = time.perf_counter()
-    torch.autograd.backward(task.loss(task.network, batch))
-    return Probe(time.perf_counter() - begin, sum(held.values()) / 1e6)
+    taken = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        torch.autograd.backward(task.loss(task.network, batch))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        taken.append(time.perf_counter() - begin)
+    return Probe(sorted(taken)[1], sum(held.values()) / 1e6)
 
 
 def precision_of(run: Run) -> str:
@@ -182,25 +204,30 @@ def precision_of(run: Run) -> str:
     return {"bf16": "bf16-mixed", "fp32": "32-true"}[run.precision]
 
 
-def _in_a_process_each(
-    fabric: "Fabric", task: Task, checkpoint: Checkpoint, resume: bool
-) -> tuple[dict[str, Tensor], list[float]]:
+def _in_a_process_each(task: Task, checkpoint: Checkpoint, resume: bool, fabric: "Fabric") -> list[float]:
+    shared = task.network.state_dict()  # by all processes and the one that waits for them
+    for tensor in chain(task.network.parameters(), task.network.buffers()):
+        tensor.data = tensor.data.clone()
     losses = [loss for loss in _each_update(fabric, task, checkpoint, resume) if loss is not None]
-    return {name: value.cpu() for name, value in task.network.state_dict().items()}, losses
+    if fabric.is_global_zero:
+        for name, value in task.network.state_dict().items():
+            shared[name].copy_(value)
+    fabric.barrier()
+    torch.distributed.destroy_process_group()  # or its threads are torn down with the process, now and then badly
+    return losses
 
 
 def _each_update(
     fabric: "Fabric", task: Task, checkpoint: Checkpoint, resume: bool
 ) -> Iterator[float | None]:
     """One loss an update; None for those that were done before."""
-    optimiser = task.optimiser()
-    done = checkpoint.load(task.network, optimiser) if resume else 0
+    network, optimiser = fabric.setup(task.network, task.optimiser())
+    done = checkpoint.load(task.network, optimiser.optimizer) if resume else 0
     yield from repeat(None, done)
-    network, optimiser = fabric.setup(task.network, optimiser)
     mine = range(fabric.global_rank, task.forwards, fabric.world_size)
     wanted = [(update, forward) for update in range(done + 1, task.updates + 1) for forward in mine]
     threads = 1 if fabric.device.type == "cpu" else min(8, os.cpu_count() or 1)
-    saved = time.monotonic()
+    saved = -math.inf  # the first at once: a place without room for it is told before hours of work
     with ThreadPoolExecutor(threads) as pool:
         ahead = deque(pool.submit(task.draw, *numbers) for numbers in wanted[: threads + 1])
         following = iter(wanted[threads + 1 :])
@@ -222,4 +249,4 @@ def _each_update(
             if fabric.is_global_zero and time.monotonic() - saved > SAVE_EVERY:
                 checkpoint.save(task.network, optimiser.optimizer, update)
                 saved = time.monotonic()
-            yield fabric.world_size * total
+            yield float(fabric.all_reduce(total, reduce_op="sum"))
