@@ -213,7 +213,7 @@ def _in_a_process_each(task: Task, checkpoint: Checkpoint, resume: bool, fabric:
         for name, value in task.network.state_dict().items():
             shared[name].copy_(value)
     fabric.barrier()
-    torch.distributed.destroy_process_group()  # or its threads are torn down with the process, now and then badly
+    torch.distributed.destroy_process_group()  # its threads do not always survive the end of the process
     return losses
 
 

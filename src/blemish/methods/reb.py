@@ -46,8 +46,8 @@ PERIOD = 1.1
 """Of the learning rate's cosine, in trainings: it ends before the rate reaches its floor."""
 FLOOR = 1e-5
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
-USUAL_ALPHA = 0.5
-"""Over all products that defaults were chosen on, as good as the paper's 1, and gentler where that hurts."""
+CHANCE = 2.0
+"""Standard errors by which a share of the density must be better than none."""
 PAINTED = 128
 HELD_ABOVE = 1.2
 """Memory of a forward and backward pass over what it keeps for gradients: gradients, and gaps between."""
@@ -76,7 +76,7 @@ class Config(knn.Config):
     scorer: Literal["ldknn", "knn", "kthnn", "kdist_ratio", "lof", "ldof", "gde"] = "ldknn"
     """`ldknn`: REB's. The others are what the paper compares it with, on the same rows."""
     alpha: float | Literal["auto"] = "auto"
-    """How much of the local density is taken off; `auto` tries 0 to 1.25 on painted defects. The paper: 1."""
+    """How much of the local density is taken off, 0: none; `auto` asks painted defects. The paper: 1."""
     map_alpha: float = 0.25
     """The same for the anomaly map, which tells where rather than whether; `paper` uses alpha for both."""
     density: Literal["represented", "paper"] = "represented"
@@ -86,7 +86,7 @@ class Config(knn.Config):
     neighbours: int = 10
     """Over how many rows or vectors a density is averaged (the paper's K: 9), or a scorer looks."""
     places: bool = True
-    """Whether a score is seen against what good images score at the same place; not with density `paper`."""
+    """Whether, density taken off, a score is seen against good ones at the same place; not with `paper`."""
     stride: Literal["1", "3"] = "1"
     """Of the 3×3 means whose highest is the image score; the paper's 3 leaves out the last cells."""
 
@@ -112,6 +112,20 @@ PAPER: dict[str, Any] = {
     "neighbours": 9,
     "stride": "3",
 }
+
+
+def jackknife(gains: Tensor, numbers: Tensor) -> Tensor:
+    """Standard error of the mean of `gains` (painted, good), found by leaving out one picture at a time.
+
+    `numbers` tell which good picture each painted one was made of: the two are left out together.
+    """
+    painted, good = gains.shape
+    own = torch.zeros(good)
+    rest = gains.sum() - gains.sum(0)
+    rest -= own.index_add(0, numbers, gains.sum(1) - gains[torch.arange(painted), numbers])
+    counts = (painted - own.index_add(0, numbers, torch.ones(painted))) * (good - 1)
+    left = rest / counts
+    return ((good - 1) / good * (left - left.mean()).square().sum()).sqrt()
 
 
 class Met(NamedTuple):
@@ -284,45 +298,44 @@ class REB(BankMethod):
         else:
             apart = represented_distance(*clean, plain.rows, config.neighbours)
         if self.alpha is None:
-            painted = self.painted(plain, rotation, train, run)
-            self.alpha = self.choose_alpha(plain, apart, clean, painted)
+            painted, numbers = self.painted(plain, rotation, train, run)
+            self.alpha = self.choose_alpha(plain, apart, clean, painted, numbers)
         return self.dense(plain, apart, clean, self.alpha)
 
     def met(self, vectors: Vectors, bank: Bank, images: Sequence[int] | None = None) -> Met:
         distance, answer = nearest_elsewhere(vectors, bank.rows, bank.sources, images)
         return Met(distance.square() if self.config.squared else distance, answer)
 
-    def painted(self, bank: Bank, rotation: Rotation, train: Samples, run: Run) -> Met:
-        """What painted pictures meet among the rows of images other than their own."""
+    def painted(self, bank: Bank, rotation: Rotation, train: Samples, run: Run) -> tuple[Met, Tensor]:
+        """What painted pictures meet among the rows of images other than their own, whose numbers follow."""
         pictures, numbers = faint(self.source(train, run), PAINTED, seed=run.seed)
         own = map(run.repainted, (train[int(number)] for number in numbers), pictures)
         blocks = (rotation(self.compiled(picture)[0]) for picture in own)
-        return self.met(Vectors.of(blocks, int(run.memory_mb * 1e6)), bank, numbers.tolist())
+        vectors = Vectors.of(blocks, int(run.memory_mb * 1e6))
+        return self.met(vectors, bank, numbers.tolist()), torch.from_numpy(numbers)
 
     def dense(self, plain: Bank, apart: Tensor, clean: Met, alpha: float) -> Bank:
         """The bank with this much of its rows' density taken off."""
         config, density, places = self.config, alpha * apart, plain.places
         if config.density == "paper":
             return replace(plain, density=density, map_density=density.clone())
-        if config.places:
+        if config.places and alpha:
             grid = places.mean.shape
             scores = clean.distance - density[clean.answer]
             places = place_statistics(scores.reshape(-1, math.prod(grid)), grid)
         return replace(plain, density=density, map_density=config.map_alpha * apart, places=places)
 
-    def choose_alpha(self, plain: Bank, apart: Tensor, clean: Met, painted: Met) -> float:
-        """The usual one, unless another tells painted from good images better by more than chance."""
+    def choose_alpha(self, plain: Bank, apart: Tensor, clean: Met, painted: Met, numbers: Tensor) -> float:
+        """None of the density, unless some tells painted from good images better by more than chance."""
         wins = {}
         for alpha in ALPHAS:
             bank = self.dense(plain, apart, clean, alpha)
             good, bad = (bank.image_scores(*met, self.stride) for met in (clean, painted))
-            good = good[good.isfinite()]
             wins[alpha] = (bad[:, None] > good).float() + 0.5 * (bad[:, None] == good)
-        best, why = USUAL_ALPHA, "none is better than the usual one by more than chance"
+        best, why = 0.0, "nothing tells painted from good images better than 0 by more than chance"
         for alpha, won in wins.items():
-            gain = won - wins[USUAL_ALPHA]
-            chance = (gain.mean(0).var() / gain.shape[1] + gain.mean(1).var() / gain.shape[0]).sqrt()
-            if gain.mean() > chance and won.mean() > wins[best].mean():
+            gain = won - wins[0.0]
+            if gain.mean() > CHANCE * jackknife(gain, numbers) and won.mean() > wins[best].mean():
                 best, why = alpha, "it tells painted from good images best"
         self.chosen |= {
             "alpha": best,
