@@ -33,16 +33,17 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "knn": ("knn", {}),
     "knn, not whitened": ("knn", {"whiten": 0.0}),
     "knn, fully whitened": ("knn", {"whiten": 1.0}),
-    "reb": ("reb", {}),
-    "reb, not whitened": ("reb", {"whiten": 0.0}),
-    "reb, without places": ("reb", {"places": False}),
+    # All with one alpha, for it is what is compared here; `auto` chooses for each product.
+    "reb": ("reb", {"alpha": 1.0}),
+    "reb, not whitened": ("reb", {"alpha": 1.0, "whiten": 0.0}),
+    "reb, without places": ("reb", {"alpha": 1.0, "places": False}),
     "reb, alpha 0": ("reb", {"alpha": 0.0}),
     "reb, alpha 0.5": ("reb", {"alpha": 0.5}),
     "reb, alpha 1.5": ("reb", {"alpha": 1.5}),
-    "reb, 1 neighbour": ("reb", {"neighbours": 1}),
-    "reb, 30 neighbours": ("reb", {"neighbours": 30}),
-    "reb, 2048 rows": ("reb", {"rows": 2048}),
-    "reb, published density": ("reb", {"density": "paper", "squared": True, "neighbours": 9}),
+    "reb, 1 neighbour": ("reb", {"alpha": 1.0, "neighbours": 1}),
+    "reb, 30 neighbours": ("reb", {"alpha": 1.0, "neighbours": 30}),
+    "reb, 2048 rows": ("reb", {"alpha": 1.0, "rows": 2048}),
+    "reb, published density": ("reb", {"alpha": 1.0, "density": "paper", "squared": True, "neighbours": 9}),
 }
 
 Pictures = NDArray[np.uint8]

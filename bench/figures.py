@@ -170,19 +170,10 @@ def seeds(records: Sequence[Mapping[str, Any]]) -> str:
     return f"{' / '.join(told)}, {fit:.0f} s, {shown:.1f} ms"
 
 
-def reb_ablations(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
-    found = {(r["study"], r["variant"], r["dataset"]): r for r in result["records"]}
-    names = list(dict.fromkeys(dataset for *_, dataset in found))
-    yield ["study", "variant", *(f"`{name}`" for name in names)]
-    for study, variant in dict.fromkeys((study, variant) for study, variant, _ in found):
-        rows = [found.get((study, variant, name)) for name in names]
-        yield [study, variant, *(NONE if row is None else f"{100 * row['image_auroc']:.1f}" for row in rows)]
-
-
 DOCUMENTS: Mapping[str, Mapping[str, Callable[..., Table]]] = {
     "README.md": {"accuracy": accuracy, "speed": speed},
     "docs/choices.md": {"choices": choices},
-    "docs/reb.md": {"reb-cells": reb_cells, "reb-ablations": reb_ablations},
+    "docs/reb.md": {"reb-cells": reb_cells},
 }
 
 
