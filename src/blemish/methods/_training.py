@@ -132,8 +132,8 @@ def train(task: Task, run: Run, key: Mapping[str, Any]) -> list[float]:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it remarks on what it was asked for
     if run.devices > task.forwards:
         raise UsageError(
-            f"Training has {task.forwards} forward passes an update to share, too few for {run.devices} "
-            f"devices: ask for at most {task.forwards} with --devices."
+            f"{run.devices} devices are more than the forward passes of an update, {task.forwards}, that they "
+            f"could share: ask for at most {task.forwards} with --devices."
         )
     index = run.device.index if run.device.type != "cpu" else None  # of cpu:0 there is no other
     fabric = lightning("fabric").Fabric(
