@@ -132,7 +132,7 @@ def train(task: Task, run: Run, key: Mapping[str, Any]) -> list[float]:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it remarks on what it was asked for
     if run.devices > task.forwards:
         raise UsageError(
-            f"{run.devices} devices are more than the forward passes of an update, {task.forwards}, that they "
+            f"{run.devices} devices are more than the {task.forwards} forward passes of an update that they "
             f"could share: ask for at most {task.forwards} with --devices."
         )
     index = run.device.index if run.device.type != "cpu" else None  # of cpu:0 there is no other
