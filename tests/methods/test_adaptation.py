@@ -123,7 +123,7 @@ def test_every_good_picture_has_its_turn_before_any_has_another() -> None:
 
 def test_a_batch_is_what_defectmaker_makes() -> None:
     source = Source(np.stack(pictures(1)))
-    config = Config(draws=2, updates=1, maker="cutpaste3", compat=True)
+    config = Config(draws=2, forwards=1, updates=1, maker="cutpaste3", compat=True)
     batch = adaptation(config, source, 7).draw(3, 0)
     for place in range(2):
         draw = make(MAKERS["cutpaste3"], source, 0, seed=7, epoch=4 + place, compat=True)
@@ -233,8 +233,8 @@ def test_a_killed_fit_resumed_is_the_undisturbed_one(
 def test_what_cannot_be_trained_is_told(small: dict[str, str]) -> None:
     with pytest.raises(UsageError, match="no checkpoint to resume from"):
         fit(options=TRAINED, resume=True, **small)
-    with pytest.raises(UsageError, match=r"1 forward passes .* too few for 2 devices"):
-        fit(options=TRAINED, devices=2, **small)
+    with pytest.raises(UsageError, match=r"3 devices are more than the 2 forward passes"):
+        fit(options=TRAINED, devices=3, **small)
 
 
 def test_few_images_are_painted_on_more_than_once_and_this_is_said(small: dict[str, str]) -> None:

@@ -244,7 +244,7 @@ def test_a_place_that_takes_no_checkpoint_is_told_after_one_update(tmp_path: Pat
 
 
 def test_more_devices_than_forward_passes() -> None:
-    with pytest.raises(UsageError, match=r"2 forward passes .* too few for 3 devices: .* at most 2"):
+    with pytest.raises(UsageError, match=r"3 devices are more than the 2 forward passes .* at most 2"):
         train(Fitting(), replace(CPU, devices=3), KEY)
 
 

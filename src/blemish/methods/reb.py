@@ -59,9 +59,9 @@ class Config(knn.Config):
     """Updates of the backbone on painted defects, as in the paper; 0 leaves it as it is."""
     head_updates: int = 20
     """Of these, the first that train only the classifier on top."""
-    draws: int = 8
+    draws: int = 4
     """Good pictures in a forward pass. Each brings itself and one picture for each kind of defect."""
-    forwards: int = 1
+    forwards: int = 2
     """Forward passes whose gradients make up one update."""
     learning_rate: float = 0.03
     """Of the first update; it falls along a cosine."""
