@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 Source = str | Path | Samples | Sequence[NDArray[Any] | Path | str]
 PARITY = 1e-4
+JUMPING_PARITY = 1e-2
+"""Where rounding may swap two neighbours of a different density, and one cell's score jumps."""
 PARITY_IMAGES = 8
 AHEAD = 16
 
@@ -224,12 +226,13 @@ def check_parity(
     found = {}
     for name, ours, theirs in zip(("score", "map"), trained, shipped[:2], strict=True):
         found[name] = float(np.abs(ours - theirs).max() / max(float(np.abs(ours).max()), usual))
-    if not max(found.values()) <= PARITY:
+    allowed = JUMPING_PARITY if getattr(scorer, "jumps", False) else PARITY
+    if not max(found.values()) <= allowed:
         raise ParityError(
             f"The exported graph differs from the trained model by {max(found.values()):.2g} of the highest "
-            f"score (allowed: {PARITY:g}), so no model was written: report this with the method and backbone."
+            f"score (allowed: {allowed:g}), so no model was written: report this with method and backbone."
         )
-    return {**found, "images": len(batch), "allowed": PARITY}
+    return {**found, "images": len(batch), "allowed": allowed}
 
 
 def calibrate(

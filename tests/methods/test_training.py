@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from blemish.errors import MissingExtraError, OutputError, UsageError
 from blemish.images import PixelFormat
 from blemish.methods import Run
-from blemish.methods._training import Checkpoint, probe, train
+from blemish.methods._training import Checkpoint, Task, probe, train
 
 CPU = Run(size=(8, 8), format=PixelFormat.of([("a", np.zeros((8, 8, 3), np.uint8))]))
 KEY = {"method": "fitting", "rate": 0.3, "taps": ("a", "b")}
@@ -29,10 +29,11 @@ class Killed(BaseException):
     """As sudden as a signal."""
 
 
-class Fitting:
+class Fitting(Task):
     """Learn to repeat the first two of four numbers; from the third update on with the first layer."""
 
     label = "fitting"
+    network: nn.Sequential
 
     def __init__(
         self,
@@ -74,6 +75,25 @@ class AllAtOnce(Fitting):
 
     def draw(self, update: int, forward: int) -> Tensor:
         return torch.cat([super(AllAtOnce, self).draw(update, number) for number in range(3)])
+
+
+class Kept(Fitting):
+    """Checked after every second update; the third check is the best there will be."""
+
+    check_every, patience = 2, 2
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(updates=40, **given)
+        self.seen: dict[int, dict[str, Tensor]] = {}
+
+    def check(self) -> float:
+        assert not self.network.training
+        state = {name: value.clone() for name, value in self.network.state_dict().items()}
+        update = 2 * (len(self.seen) + 1 + self.before)
+        self.seen[update] = state
+        return abs(update - 6)
+
+    before = 0
 
 
 def by_hand(task: Fitting) -> list[float]:
@@ -118,6 +138,28 @@ def test_gradients_of_forward_passes_make_up_one_update() -> None:
     three, one = Fitting(forwards=3, norm=nn.LayerNorm), AllAtOnce(forwards=1, norm=nn.LayerNorm)
     assert train(three, CPU, KEY) == pytest.approx(train(one, CPU, KEY), rel=1e-6)
     assert_same(three.network, one.network, 1e-6)
+
+
+def test_the_best_weights_on_what_is_kept_aside_count_and_end_the_training() -> None:
+    task = Kept()
+    assert len(train(task, CPU, KEY)) == 10  # two checks after the best one
+    assert list(task.seen) == [2, 4, 6, 8, 10]
+    assert all(torch.equal(value, task.seen[6][name]) for name, value in task.network.state_dict().items())
+    assert not torch.equal(task.seen[6]["0.weight"], task.seen[10]["0.weight"])
+
+
+def test_the_best_weights_outlive_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blemish.methods._training.SAVE_EVERY", 0.0)
+    whole = Kept()
+    train(whole, CPU, KEY)
+    killed = Kept(dies_after=2 * 8)  # in the ninth update
+    run = replace(CPU, checkpoint=tmp_path / "run.checkpoint")
+    with pytest.raises(Killed):
+        train(killed, run, KEY)
+    resumed = Kept()
+    resumed.before = 4
+    assert len(train(resumed, replace(run, resume=True), KEY)) == 2
+    assert_same(resumed.network, whole.network)
 
 
 def updates_in(path: Path) -> int:

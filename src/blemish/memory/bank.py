@@ -88,6 +88,7 @@ class BankScorer(nn.Module):
         self.grid = bank.places.mean.shape
         self.stride = stride
         self.measure = measure or Nearest(bank.rows)
+        self.jumps = self.measure.jumps
         self.whole = whole
         self.density: Tensor
         self.map_density: Tensor

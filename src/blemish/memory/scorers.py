@@ -22,6 +22,8 @@ class Measure(nn.Module):
     name: ClassVar[str]
     fewest: ClassVar[int] = 1
     """With fewer neighbours than this the measure means nothing."""
+    jumps: ClassVar[bool] = False
+    """Whether the score of a patch jumps where two rows are equally far from it."""
 
     def __init__(self, rows: Tensor, count: int) -> None:
         super().__init__()
@@ -93,6 +95,7 @@ class KDistanceRatio(Measure):
 
     name = "kdist_ratio"
     fewest = 2  # a row counts itself as its first
+    jumps = True
 
     def __init__(self, rows: Tensor, count: int) -> None:
         super().__init__(rows, count)
@@ -108,6 +111,7 @@ class LocalOutlierFactor(Measure):
     """Breunig et al., "LOF: Identifying Density-Based Local Outliers", SIGMOD 2000, for new points."""
 
     name = "lof"
+    jumps = True
 
     def __init__(self, rows: Tensor, count: int) -> None:
         super().__init__(rows, count)
@@ -132,6 +136,7 @@ class LocalDistanceOutlierFactor(Measure):
 
     name = "ldof"
     fewest = 2
+    jumps = True
 
     def score(self, distances: Tensor, numbers: Tensor) -> Tensor:
         group = self.rows[numbers]

@@ -116,7 +116,10 @@ class Run:
 
 
 class Scorer(Protocol):
-    """A torch module: (N, C, H, W) in 0..1 → score (N,), map (N, H, W), and for banks nearest image (N,)."""
+    """A torch module: (N, C, H, W) in 0..1 → score (N,), map (N, H, W), and for banks nearest image (N,).
+
+    With an attribute `jumps` that is true the exported graph is allowed to differ more, for rounding decides.
+    """
 
     def __call__(self, pictures: Tensor) -> tuple[Tensor, ...]: ...
 

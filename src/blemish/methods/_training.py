@@ -9,16 +9,17 @@ import logging
 import math
 import os
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from itertools import chain, islice, repeat
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -35,30 +36,54 @@ SAVE_EVERY = 60.0
 """Seconds of work that a kill may cost."""
 
 
-class Task(Protocol):
+class Task(ABC):
     """What a method trains, and how."""
 
     label: str
+    network: nn.Module
     updates: int
-    forwards: int
+    forwards: int = 1
     """Forward passes whose gradients make up one update."""
+    check_every: int = 0
+    """Updates between two looks at pictures kept aside; 0: none, and the last weights count."""
+    patience: int = 0
+    """Looks in a row without a better one, after which it ends. The best weights count."""
 
-    @property
-    def network(self) -> nn.Module: ...
+    @abstractmethod
     def optimiser(self) -> torch.optim.Optimizer: ...
+
+    @abstractmethod
     def rate(self, update: int) -> float:
         """Learning rate of update 1, 2, … `updates`."""
-        ...
 
+    @abstractmethod
     def phase(self, update: int) -> None:
         """Set up the network for an update: what is frozen, what is in training mode."""
-        ...
 
+    @abstractmethod
     def draw(self, update: int, forward: int) -> Any:
         """A batch, made ahead on a thread; nothing but its numbers may sway it."""
-        ...
 
+    @abstractmethod
     def loss(self, network: nn.Module, batch: Any) -> Tensor: ...
+
+    def check(self) -> float:
+        """How far off the network, in eval mode, is on the pictures kept aside."""
+        raise NotImplementedError
+
+
+@dataclass(slots=True)
+class Best:
+    """The weights that did best on the pictures kept aside."""
+
+    value: float = math.inf
+    update: int = 0
+    state: dict[str, Tensor] = field(default_factory=dict)
+
+    def offer(self, value: float, update: int, network: nn.Module) -> None:
+        if value < self.value:
+            self.value, self.update = value, update
+            self.state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +92,11 @@ class Checkpoint:
     key: Mapping[str, Any]
     """What a run must agree with to go on from it."""
 
-    def save(self, network: nn.Module, optimiser: torch.optim.Optimizer, update: int) -> None:
+    def save(self, network: nn.Module, optimiser: torch.optim.Optimizer, update: int, best: Best) -> None:
         if self.path is None:
             return
         tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
+        tensors |= {f"best.{name}": value for name, value in best.state.items()}
         for number, state in optimiser.state_dict()["state"].items():
             tensors |= {
                 f"optimiser.{number}.{name}": torch.as_tensor(value)
@@ -82,7 +108,11 @@ class Checkpoint:
             save_file(
                 {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
                 part,
-                {"update": str(update), "key": json.dumps(self.key, sort_keys=True)},
+                {
+                    "update": str(update),
+                    "best": json.dumps([best.value, best.update]),
+                    "key": json.dumps(self.key, sort_keys=True),
+                },
             )
             part.replace(self.path)
         except (OSError, SafetensorError) as error:
@@ -92,14 +122,15 @@ class Checkpoint:
         finally:
             part.unlink(missing_ok=True)
 
-    def read(self) -> tuple[int, dict[str, Tensor]]:
-        """How many updates are done, and what was saved after the last of them."""
+    def read(self) -> tuple[int, Best, dict[str, Tensor]]:
+        """How many updates are done, the best weights so far, and what was saved after the last update."""
         assert self.path is not None
         try:
             with safe_open(self.path, "pt") as file:
                 told = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             key, update = json.loads(told["key"]), int(told["update"])
+            value, best = json.loads(told["best"])
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise UsageError(
                 f"The checkpoint {self.path} cannot be read ({error}): fit again without --resume."
@@ -109,21 +140,23 @@ class Checkpoint:
                 f"The checkpoint {self.path} belongs to another fit (different: {', '.join(other)}): repeat "
                 "that fit's command with --resume, or fit again without it."
             )
-        return update, tensors
+        return update, Best(value, best, named("best", tensors)), tensors
 
-    def load(self, network: nn.Module, optimiser: torch.optim.Optimizer) -> int:
-        """How many updates are done; network and optimiser are then as after the last of them."""
-        update, tensors = self.read()
-        network.load_state_dict(
-            {name.removeprefix("network."): value for name, value in tensors.items() if name[0] == "n"}
-        )
+    def load(self, network: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[int, Best]:
+        """Network and optimiser are then as after the last of the updates that are done."""
+        update, best, tensors = self.read()
+        network.load_state_dict(named("network", tensors))
         state: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("optimiser."):
-                _, number, kind = name.split(".")
-                state.setdefault(int(number), {})[kind] = value
+        for name, value in named("optimiser", tensors).items():
+            number, kind = name.split(".")
+            state.setdefault(int(number), {})[kind] = value
         optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
-        return update
+        return update, best
+
+
+def named(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    start = f"{part}."
+    return {name.removeprefix(start): each for name, each in tensors.items() if name.startswith(start)}
 
 
 def train(task: Task, run: Run, key: Mapping[str, Any]) -> list[float]:
@@ -222,7 +255,7 @@ def _each_update(
 ) -> Iterator[float | None]:
     """One loss an update; None for those that were done before."""
     network, optimiser = fabric.setup(task.network, task.optimiser())
-    done = checkpoint.load(task.network, optimiser.optimizer) if resume else 0
+    done, best = checkpoint.load(task.network, optimiser.optimizer) if resume else (0, Best())
     yield from repeat(None, done)
     mine = range(fabric.global_rank, task.forwards, fabric.world_size)
     wanted = [(update, forward) for update in range(done + 1, task.updates + 1) for forward in mine]
@@ -232,6 +265,8 @@ def _each_update(
         ahead = deque(pool.submit(task.draw, *numbers) for numbers in wanted[: threads + 1])
         following = iter(wanted[threads + 1 :])
         for update in range(done + 1, task.updates + 1):
+            if exhausted(task, best, update - 1):
+                break
             task.phase(update)
             for group in optimiser.param_groups:
                 group["lr"] = task.rate(update)
@@ -246,7 +281,17 @@ def _each_update(
                 total += loss.item()
             optimiser.step()
             optimiser.zero_grad()
+            if task.check_every and (update % task.check_every == 0 or update == task.updates):
+                task.network.eval()
+                with torch.no_grad():
+                    best.offer(fabric.broadcast(task.check()), update, task.network)
             if fabric.is_global_zero and time.monotonic() - saved > SAVE_EVERY:
-                checkpoint.save(task.network, optimiser.optimizer, update)
+                checkpoint.save(task.network, optimiser.optimizer, update, best)
                 saved = time.monotonic()
             yield float(fabric.all_reduce(total, reduce_op="sum"))
+    if best.state:
+        task.network.load_state_dict(best.state)
+
+
+def exhausted(task: Task, best: Best, update: int) -> bool:
+    return bool(task.check_every) and update - best.update >= task.patience * task.check_every > 0

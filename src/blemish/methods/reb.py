@@ -140,10 +140,11 @@ class Batch(NamedTuple):
     labels: Tensor
 
 
-class Adaptation:
+class Adaptation(_training.Task):
     """Tell a clean picture and each kind of painted defect apart, first by the head alone, then by all."""
 
     label = "adapting"
+    network: Proxy
 
     def __init__(
         self, backbone: Backbone, taps: tuple[str, ...], source: Source, config: Config, seed: int
