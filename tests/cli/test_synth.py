@@ -96,6 +96,19 @@ def test_masks_of_ones_own_and_images_as_they_are(blemish: Blemish, parts: Path,
     check(tmp_path / "there", Source(good, masks), "scar2", 2, seed=0, augment=False)
 
 
+def test_fractals_are_drawn_as_finely_as_the_images_were(
+    blemish: Blemish, parts: Path, tmp_path: Path
+) -> None:
+    done = blemish("synth", "parts", "--maker", "fractal", "--count", "3", "--size", "48", "--no-augment")
+    assert done.stdout.startswith("synth-out/sheet.png: 3 draws by fractal".replace("/", os.sep))
+    good = np.concatenate([pictures(parts / role, (48, 48)) for role in ("train", "validation")])
+    masks = np.stack([foreground(picture).mask for picture in good])
+    native = min(read(parts / "train/good/000.png").shape[:2])
+    assert native > 48
+    source = Source(good, masks, native=native)
+    check(tmp_path / "synth-out", source, "fractal", 3, seed=0, augment=False)
+
+
 def test_the_sheet_shows_each_view_in_its_place(blemish: Blemish, tmp_path: Path) -> None:
     demo.write(tmp_path, size=64, train=2, test_good=1, test_bad=1, products=["weave"])
     done = blemish("synth", "weave", "--maker", "cut3", "--count", "3", "--size", "64")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from blemish.defects import foreground
+from blemish.defects import Source, foreground, has_one_object
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 
@@ -63,6 +63,21 @@ def test_tiny_and_even_pictures_are_all_foreground(size: tuple[int, int]) -> Non
     assert found.mask.shape == size
     assert found.mask.all()
     assert found.confidence == 0
+
+
+def test_one_object_is_dominant_and_of_a_middling_size() -> None:
+    def verdict(*masks: NDArray[np.bool_]) -> bool:
+        return has_one_object(Source(np.zeros((len(masks), 50, 50, 3), np.uint8), np.stack(masks)))
+
+    one, two, tiny, huge = np.zeros((4, 50, 50), bool)
+    one[10:30, 10:30] = one[40:44, 40:44] = True
+    two[5:25, 5:25] = two[28:45, 28:45] = True
+    tiny[:10, :10] = True
+    huge[5:] = True
+    assert [verdict(mask) for mask in (one, two, tiny, huge)] == [True, False, False, False]
+    assert verdict(one, one, huge)
+    assert not verdict(one, two, huge)
+    assert not has_one_object(Source(np.zeros((2, 50, 50, 3), np.uint8)))
 
 
 @pytest.mark.real

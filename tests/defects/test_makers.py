@@ -44,6 +44,7 @@ def test_registry_is_complete() -> None:
         "clump2": 2,
         "cutpaste3": 2,
         "draem2": 1,
+        "fractal": 1,
     }
     assert MAKERS["dm6"].labels == (
         "bezier/cut",
@@ -104,7 +105,7 @@ def digest(source: Source, name: str, index: int) -> bytes:
 
 def test_same_seed_same_pictures_in_any_order_and_process() -> None:
     small = pictures(96)
-    jobs = [(name, index) for name in ("dm6", "cutpaste3", "draem2") for index in (0, 3, 11)]
+    jobs = [(name, index) for name in ("dm6", "cutpaste3", "draem2", "fractal") for index in (0, 3, 11)]
     here = {job: digest(small, *job) for job in jobs}
     assert {job: digest(small, *job) for job in reversed(jobs)} == here
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as worker:

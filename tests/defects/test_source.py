@@ -121,3 +121,15 @@ def test_masks_that_do_not_fit_are_refused() -> None:
     foreground[1] = False
     with pytest.raises(MaskError, match="picture 1 is empty"):
         Source(images, foreground)
+
+
+def test_the_thickness_is_that_of_the_largest_object() -> None:
+    masks = np.zeros((2, 100, 140), np.uint8)
+    corners = cv2.boxPoints(((60.0, 50.0), (70.0, 24.0), 30.0))
+    cv2.fillPoly(masks[0], [np.rint(corners).astype(np.int32)], 1)
+    masks[0, 95:, 120:] = 1
+    masks[1] = 1
+    source = Source(np.zeros((2, 100, 140, 3), np.uint8), masks > 0, native=500)
+    assert source.thickness == pytest.approx([24, 99], abs=1.5)
+    assert source.native == 500
+    assert Source(source.images).native == 100

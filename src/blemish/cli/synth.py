@@ -83,7 +83,7 @@ def synth(
         )
         pictures = np.stack([to_rgb8(decoded[sample.name], fmt) for sample in samples])
         where = foregrounds(pictures) if masks is None else given(masks, samples, shape)
-        painted = Source(pictures, where)
+        painted = Source(pictures, where, native=min(samples[0].read().shape[:2]))
         with whole_file(out / "synth.jsonl") as records:
             for index in watch.progress(range(count), "painting", count):
                 number = index % len(samples)

@@ -1,7 +1,9 @@
 """Synthetic defects, painted on good pictures."""
 
-from blemish.defects.foreground import Foreground, foreground, foregrounds
-from blemish.defects.makers import MAKERS, Defect, Draw, Maker, faint, make
+from blemish.defects.foreground import Foreground, foreground, foregrounds, has_one_object
+from blemish.defects.fractalmaker import FractalMaker
+from blemish.defects.makers import MAKERS, Defect, Maker, faint, make
+from blemish.defects.paste import Draw
 from blemish.defects.source import Source
 
 __all__ = [
@@ -9,10 +11,12 @@ __all__ = [
     "Defect",
     "Draw",
     "Foreground",
+    "FractalMaker",
     "Maker",
     "Source",
     "faint",
     "foreground",
     "foregrounds",
+    "has_one_object",
     "make",
 ]

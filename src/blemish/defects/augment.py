@@ -47,25 +47,27 @@ def turn_point(row: int, column: int, height: int, width: int, move: int) -> tup
     return row, width - 1 - column if move & 4 else column
 
 
-def jitter(picture: Pixels, rng: Generator, *, grey: bool, mean: float | None = None) -> Pixels:
-    """Brightness, contrast, saturation and hue, each by up to a tenth, in random order.
+def jitter(
+    picture: Pixels, rng: Generator, *, grey: bool, mean: float | None = None, amount: float = JITTER
+) -> Pixels:
+    """Brightness, contrast, saturation and hue, each by up to `amount`, in random order.
 
     `mean` is the grey level that contrast turns about, where it is not that of the picture itself. A grey
     picture has no saturation and no hue to change.
     """
-    amounts = rng.uniform(-JITTER, JITTER, 4)
+    changes = rng.uniform(-amount, amount, 4)
     for step in rng.permutation(4):
-        amount = amounts[step]
+        change = changes[step]
         if step == 0:
-            picture = _rescale(picture, 1 + amount, 0.0)
+            picture = _rescale(picture, 1 + change, 0.0)
         elif step == 1:
             pivot = float(LUMA @ cv2.mean(picture)[:3]) if mean is None else mean
-            picture = _rescale(picture, 1 + amount, -amount * pivot)
+            picture = _rescale(picture, 1 + change, -change * pivot)
         elif step == 2 and not grey:
-            picture = cv2.transform(picture, (1 + amount) * np.eye(3) - amount * LUMA)
+            picture = cv2.transform(picture, (1 + change) * np.eye(3) - change * LUMA)
         elif step == 3 and not grey:
             hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV_FULL)
-            hsv[..., 0] += np.uint8(round(256 * amount) % 256)
+            hsv[..., 0] += np.uint8(round(256 * change) % 256)
             picture = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
     return picture
 

@@ -13,9 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish.defects.augment import Mask
+from blemish.defects.source import Source
 
 SIDE = 128  # the estimate needs no more
 COVERAGE = (0.05, 0.60)
+DOMINANT = 0.8
+"""Share of the foreground that makes a component the object."""
 TRUSTED = 0.5
 
 Map = NDArray[np.float32]
@@ -61,6 +64,17 @@ def foregrounds(pictures: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
     if np.median([each.confidence for each in found]) < TRUSTED:
         return None
     return np.stack([each.mask for each in found])
+
+
+def has_one_object(source: Source) -> bool:
+    """Whether most pictures show one object: a component that is dominant and neither tiny nor huge."""
+    return bool(np.mean([_is_one_object(mask) for mask in source.foreground]) > 0.5)
+
+
+def _is_one_object(mask: Mask) -> bool:
+    areas = cv2.connectedComponentsWithStats(mask.astype(np.uint8))[2][1:, cv2.CC_STAT_AREA]
+    largest = areas.max()
+    return bool(largest >= DOMINANT * areas.sum() and COVERAGE[0] <= largest / mask.size <= COVERAGE[1])
 
 
 def _colour_distance(lab: Map, border: Mask) -> Map:

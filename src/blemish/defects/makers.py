@@ -1,4 +1,4 @@
-"""DefectMaker of REB (arXiv 2308.12577): the kinds of defects, and how one draw paints them all.
+"""DefectMaker of REB (arXiv 2308.12577): the kinds of defects, how one draw paints them all, and all makers.
 
 Ours, where `compat` brings the original back: eight uniform moves (its list doubles two and misses one), grey
 noise on grey products, and a centre that stays on the foreground when a box is shifted inside the picture.
@@ -8,6 +8,7 @@ truncation, shapes of a few pixels are drawn again, and `draem2` takes its textu
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 from numpy.random import Generator
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 
 from blemish.defects.augment import Mask, Pixels, jitter
 from blemish.defects.fills import Fill, cut, noise, texture
-from blemish.defects.paste import blend, place, weigh
+from blemish.defects.fractalmaker import FractalMaker
+from blemish.defects.paste import Draw, blend, place, weigh
 from blemish.defects.shapes import Shape, blob, clump, perlin, rectangle, scale_of, scar, strip
 from blemish.defects.source import Scene, Source
 from blemish.errors import DataError, UsageError
@@ -38,6 +40,16 @@ class Defect:
     """Pay no heed to the foreground."""
 
 
+class Painter(Protocol):
+    """Whatever paints defects: a `Maker` or a `FractalMaker`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+    def draw(self, rng: Generator, source: Source, index: int, *, augment: bool, compat: bool) -> Draw: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Maker:
     name: str
@@ -47,13 +59,13 @@ class Maker:
     def labels(self) -> tuple[str, ...]:
         return tuple(defect.label for defect in self.defects)
 
-
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """The clean view, then one view a label; a mask is true where a defect was pasted."""
-
-    views: NDArray[np.uint8]
-    masks: NDArray[np.bool_]
+    def draw(self, rng: Generator, source: Source, index: int, *, augment: bool, compat: bool) -> Draw:
+        scene = source.scene(rng, index, augment=augment, compat=compat)
+        views = np.repeat(scene.pixels(rng)[None], 1 + len(self.defects), axis=0)
+        masks = np.zeros(views.shape[:3], bool)
+        for defect, view, mask in zip(self.defects, views[1:], masks[1:], strict=True):
+            _paint(defect, rng, scene, view, mask)
+        return Draw(views, masks)
 
 
 CUTS = (
@@ -66,7 +78,7 @@ NOISES = (
     Defect("scar/noise", scar, noise, kernel=3),
     Defect("clump/noise", clump, noise, kernel=3, opacity=(0.5, 1.0)),
 )
-MAKERS = {
+MAKERS: dict[str, Painter] = {
     maker.name: maker
     for maker in (
         Maker("dm6", CUTS + NOISES),
@@ -89,12 +101,13 @@ MAKERS = {
             ),
         ),
         Maker("draem2", (Defect("perlin/texture", perlin, texture, opacity=(0.2, 1.0), anywhere=True),)),
+        FractalMaker(),
     )
 }
 
 
 def make(
-    maker: Maker | str,
+    maker: Painter | str,
     source: Source,
     index: int,
     *,
@@ -103,18 +116,16 @@ def make(
     augment: bool = True,
     compat: bool = False,
 ) -> Draw:
-    """One draw on picture `index % len(source)`: a pure function of (seed, epoch, index)."""
+    """One draw on picture `index % len(source)`: a pure function of (seed, epoch, index).
+
+    Without `augment` the clean view is the picture as it is.
+    """
     if isinstance(maker, str):
         if maker not in MAKERS:
             raise UsageError(f"There is no defect maker {maker!r}: choose among {', '.join(MAKERS)}.")
         maker = MAKERS[maker]
     rng = np.random.default_rng([seed, epoch, index])
-    scene = source.scene(rng, index % len(source), augment=augment, compat=compat)
-    views = np.repeat(scene.pixels(rng)[None], 1 + len(maker.defects), axis=0)
-    masks = np.zeros(views.shape[:3], bool)
-    for defect, view, mask in zip(maker.defects, views[1:], masks[1:], strict=True):
-        _paint(defect, rng, scene, view, mask)
-    return Draw(views, masks)
+    return maker.draw(rng, source, index % len(source), augment=augment, compat=compat)
 
 
 def faint(source: Source, count: int, *, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -1,5 +1,7 @@
 """Where a defect goes and how it is laid over the picture."""
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 from numpy.random import Generator
@@ -10,6 +12,14 @@ from blemish.defects.fills import inside
 from blemish.defects.source import Scene
 
 Weights = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """The clean view, then one view a label; a mask is true where a defect was pasted."""
+
+    views: NDArray[np.uint8]
+    masks: NDArray[np.bool_]
 
 
 def place(
@@ -25,6 +35,12 @@ def place(
     top, left = inside(row, height, limit_y), inside(column, width, limit_x)
     if anywhere or scene.compat or scene.is_foreground(top + height // 2, left + width // 2):
         return top, left
+    return place_within(rng, scene, height, width)
+
+
+def place_within(rng: Generator, scene: Scene, height: int, width: int) -> tuple[int, int] | None:
+    """Top left corner of a box about one of the foreground pixels around which it fits; None without any."""
+    limit_y, limit_x = scene.source.size
     rows = slice(height // 2, limit_y - height + height // 2 + 1)
     columns = slice(width // 2, limit_x - width + width // 2 + 1)
     centre = scene.pick_within(rng, rows, columns)

@@ -1,19 +1,30 @@
 """The good pictures that defects are painted on and cut from."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
+import cv2
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from blemish.defects.augment import LUMA, Pixels, jitter, moves, turn, turn_point
+from blemish.defects.augment import LUMA, Mask, Pixels, jitter, moves, turn, turn_point
 from blemish.errors import DataError, MaskError
 
 
 class Source:
-    """Good pictures at working size, (N, H, W, 3), and where their foreground is: everywhere unless told."""
+    """Good pictures at working size, (N, H, W, 3), and where their foreground is: everywhere unless told.
 
-    def __init__(self, images: NDArray[np.uint8], foreground: NDArray[np.bool_] | None = None) -> None:
+    `native` is the shorter side that they had before they were brought to working size.
+    """
+
+    def __init__(
+        self,
+        images: NDArray[np.uint8],
+        foreground: NDArray[np.bool_] | None = None,
+        *,
+        native: int | None = None,
+    ) -> None:
         if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or not images.size:
             raise DataError(
                 f"Defects are painted on 8-bit pictures of three channels, not on an array of {images.dtype} "
@@ -28,6 +39,7 @@ class Source:
             )
         self.images = images
         self.foreground = foreground
+        self.native = native or min(images.shape[1:3])
         self.grey = all(bool((image == image[..., :1]).all()) for image in images)
         self.means = np.array([LUMA @ image.reshape(-1, 3).mean(0) for image in images])
         # Foreground pixels up to the end of each row: with it a uniform choice costs microseconds, and a
@@ -46,6 +58,16 @@ class Source:
     def size(self) -> tuple[int, int]:
         height, width = self.images.shape[1:3]
         return height, width
+
+    @cached_property
+    def thickness(self) -> NDArray[np.float64]:
+        """For each picture the shorter side of the smallest box, at any angle, about its largest object."""
+
+        def of(mask: Mask) -> float:
+            contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+            return min(cv2.minAreaRect(max(contours, key=cv2.contourArea))[1])
+
+        return np.array([of(mask) for mask in self.foreground])
 
     def scene(self, rng: Generator, index: int, *, augment: bool, compat: bool) -> "Scene":
         allowed = moves(*self.size, compat=compat) if augment else (0,)
