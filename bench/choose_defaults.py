@@ -75,7 +75,9 @@ def rounds(folders: list[Path], seeds: list[int]) -> Iterator[dict[str, Any]]:
         for folder in [*folders, *products]:
             for seed in seeds:
                 train, held = good_pictures(data.read(folder), seed)
-                bad, _ = defects.faint(defects.Source(held, defects.foregrounds(held)), PAINTED, seed=seed)
+                bad = defects.faint(
+                    defects.Source(held, defects.foregrounds(held)), PAINTED, seed=seed
+                ).pictures
                 for variant in VARIANTS:
                     value = auroc(train, held, bad, variant, seed)
                     print(folder.name, seed, variant, f"{100 * value:.1f}", flush=True)

@@ -8,7 +8,6 @@ command goes on where an interrupted one was. `python bench/figures.py` makes th
 """
 
 import argparse
-import json
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,12 +17,8 @@ from typing import Any
 from safetensors.numpy import load, save_file
 
 import blemish
-from blemish import data
-from blemish.evaluate import evaluate
-from blemish.evaluate.bench import machine, versions
-from blemish.evaluate.writing import write_text
+from records import RESULTS, Store, measured
 
-RESULTS = Path(__file__).resolve().parent / "results"
 ADAPTED = "patches.backbone."
 METHODS = {"kNN": "knn", "LDKNN": "reb"}
 Fit = Callable[..., blemish.Inspector]
@@ -93,31 +88,6 @@ PROXIES = (
     Variant("adaptation", "dm6, early blocks train", PLAIN | SHORT | {"early": "train"}),
     Variant("adaptation", "dm6, a tenth of the learning rate", PLAIN | SHORT | {"learning_rate": 0.003}),
 )
-
-
-class Store:
-    """Records by what they are of, on disk as soon as they are there."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.here = path, {"machine": machine(), "versions": versions()}
-        held = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        same = all(held.get(name) == value for name, value in self.here.items())
-        self.records: list[dict[str, Any]] = held["records"] if same else []
-
-    def has(self, key: dict[str, Any]) -> bool:
-        return any(key.items() <= record.items() for record in self.records)
-
-    def add(self, key: dict[str, Any], record: dict[str, Any]) -> None:
-        self.records.append(key | {name: value for name, value in record.items() if name not in key})
-        result = {"schema": 1, "records": self.records, **self.here}
-        write_text(self.path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-        print(
-            *key.values(), f"{100 * record['image_auroc']:.1f}", f"{record['fit_seconds']:.0f} s", flush=True
-        )
-
-
-def measured(model: blemish.Inspector, folder: Path) -> dict[str, Any]:
-    return evaluate(model, data.read(folder)).records[0]
 
 
 def cells(folder: Path, seeds: list[int], weights: Path | None, store: Store) -> None:

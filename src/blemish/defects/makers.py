@@ -8,6 +8,7 @@ truncation, shapes of a few pixels are drawn again, and `draem2` takes its textu
 
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 from typing import Protocol
 
 import numpy as np
@@ -66,6 +67,13 @@ class Maker:
         for defect, view, mask in zip(self.defects, views[1:], masks[1:], strict=True):
             _paint(defect, rng, scene, view, mask)
         return Draw(views, masks)
+
+
+class Faint(NamedTuple):
+    pictures: NDArray[np.uint8]
+    masks: NDArray[np.bool_]
+    numbers: NDArray[np.int64]
+    """Of the good pictures that they were."""
 
 
 CUTS = (
@@ -128,18 +136,20 @@ def make(
     return maker.draw(rng, source, index % len(source), augment=augment, compat=compat)
 
 
-def faint(source: Source, count: int, *, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """`count` pictures with one DefectMaker defect each, faded to 15–70 %, and the numbers of the good ones.
+def faint(source: Source, count: int, *, seed: int) -> Faint:
+    """`count` pictures with one DefectMaker defect each, faded to 15–70 %.
 
     Faded until methods differ: at full strength every one of them tells painted pictures from good ones.
     """
-    pictures, numbers = [], np.arange(count) % len(source)
+    pictures, masks, numbers = [], [], np.arange(count) % len(source)
     for draw, number in enumerate(numbers.tolist()):
         rng = np.random.default_rng([seed, count, draw])
         found = make("dm6", source, number, seed=seed, epoch=FAINT + draw, augment=False)
-        clean, view = found.views[0].astype(np.float32), found.views[rng.integers(1, len(found.views))]
+        kind = rng.integers(1, len(found.views))
+        clean, view = found.views[0].astype(np.float32), found.views[kind]
         pictures.append(np.rint(clean + rng.uniform(0.15, 0.7) * (view - clean)).astype(np.uint8))
-    return np.stack(pictures), numbers
+        masks.append(found.masks[kind])
+    return Faint(np.stack(pictures), np.stack(masks), numbers)
 
 
 def _paint(defect: Defect, rng: Generator, scene: Scene, view: Pixels, mask: Mask) -> None:

@@ -22,6 +22,8 @@ Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
 """(items, what is being done, how many) → the same items."""
 Say = Callable[[str], None]
 BATCH = 4
+NATIVE_OF = 5
+"""Pictures that the size of the files is taken from."""
 
 
 def quiet(items: Iterable[Any], label: str, total: int) -> Iterable[Any]:
@@ -74,14 +76,16 @@ class Run:
     def source(self, samples: Samples) -> Source:
         """What defects are painted on. The foreground is estimated once, if nobody has marked it."""
         pictures = np.stack([to_rgb8(self.picture(sample), self.format) for sample in samples])
+        native = int(np.median([min(sample.read().shape[:2]) for sample in samples[:NATIVE_OF]]))
         if self.masks is None:
-            return Source(pictures, foregrounds(pictures))
-        return Source(
-            pictures, np.stack([resize_mask(self.masks[sample.name], self.size) for sample in samples])
-        )
+            return Source(pictures, foregrounds(pictures), native=native)
+        masks = [resize_mask(self.masks[sample.name], self.size) for sample in samples]
+        return Source(pictures, np.stack(masks), native=native)
 
     def repainted(self, sample: Sample, painted: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(1, C, H, W): the picture with its own depth and channels, and what was painted on its likeness."""
+        if (self.format.dtype, self.format.channels) == ("uint8", 3):
+            return np.ascontiguousarray(painted.transpose(2, 0, 1)[None], np.float32) / np.float32(255)
         change = painted.astype(np.float32) - to_rgb8(self.picture(sample), self.format)
         pixels, colours = self.pixels([sample]), change.transpose(2, 0, 1) / 255
         if self.format.channels in (3, 4):

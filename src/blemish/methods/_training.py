@@ -13,8 +13,9 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from hashlib import blake2b
 from importlib import import_module
 from itertools import chain, islice, repeat
 from pathlib import Path
@@ -26,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from blemish.defects import Source
 from blemish.errors import MissingExtraError, OutputError, UsageError
 from blemish.methods._contract import Run
 
@@ -157,6 +159,19 @@ class Checkpoint:
 def named(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     start = f"{part}."
     return {name.removeprefix(start): each for name, each in tensors.items() if name.startswith(start)}
+
+
+def key(method: str, config: Any, source: Source, run: Run) -> dict[str, Any]:
+    """What two fits must have in common for one to go on where the other was."""
+    return {
+        "method": method,
+        **asdict(config),
+        "backbone": run.backbone,
+        "weights": None if run.weights is None else run.weights.name,
+        "size": run.size,
+        "seed": run.seed,
+        "pictures": blake2b(source.images.tobytes() + source.foreground.tobytes()).hexdigest(),
+    }
 
 
 def train(task: Task, run: Run, key: Mapping[str, Any]) -> list[float]:

@@ -15,8 +15,7 @@ blocks are left as they are, unless told: short trainings are worse off otherwis
 import math
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
-from hashlib import blake2b
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -154,7 +153,7 @@ class Adaptation(_training.Task):
         self.updates, self.forwards = config.updates, config.forwards
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.network = Proxy(backbone, 1 + len(self.maker.defects))
+            self.network = Proxy(backbone, 1 + len(self.maker.labels))
         self.network.to("cpu", memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.frozen = early_block(backbone, taps) if config.early == "frozen" else None
         self.lower: Compiled | None = None
@@ -265,17 +264,8 @@ class REB(BankMethod):
                 "some of them more than once."
             )
         source = self.source(train, run)
-        key = {
-            "method": self.name,
-            **asdict(config),
-            "backbone": run.backbone,
-            "weights": None if run.weights is None else run.weights.name,
-            "size": run.size,
-            "seed": run.seed,
-            "pictures": blake2b(source.images.tobytes() + source.foreground.tobytes()).hexdigest(),
-        }
         task = Adaptation(self.patches.backbone, self.patches.taps, source, config, run.seed)
-        losses = _training.train(task, run, key)
+        losses = _training.train(task, run, _training.key(self.name, config, source, run))
         self.chosen["proxy_loss"] = float(np.mean(losses[-20:])) if losses else None
 
     def remember(self, vectors: Vectors, train: Samples, run: Run) -> BankScorer:
@@ -309,7 +299,7 @@ class REB(BankMethod):
 
     def painted(self, bank: Bank, rotation: Rotation, train: Samples, run: Run) -> tuple[Met, Tensor]:
         """What painted pictures meet among the rows of images other than their own, whose numbers follow."""
-        pictures, numbers = faint(self.source(train, run), PAINTED, seed=run.seed)
+        pictures, _, numbers = faint(self.source(train, run), PAINTED, seed=run.seed)
         own = map(run.repainted, (train[int(number)] for number in numbers), pictures)
         blocks = (rotation(self.compiled(picture)[0]) for picture in own)
         vectors = Vectors.of(blocks, int(run.memory_mb * 1e6))

@@ -1,6 +1,7 @@
 """What every backbone is: pictures in 0..1 in, feature maps of named taps out."""
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -59,6 +60,14 @@ class Backbone(nn.Module):
             if len(out) == len(wanted):
                 break
         return out
+
+    def fresh(self) -> "Backbone":
+        """The same architecture at a random start."""
+        other = deepcopy(self).requires_grad_(True)
+        for part in other.modules():
+            if callable(reset := getattr(part, "reset_parameters", None)):
+                reset()
+        return other
 
     def tap(self, name: str) -> Tap:
         for tap in self.taps:

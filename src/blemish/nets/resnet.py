@@ -104,6 +104,10 @@ class ResNet(Backbone):
             )
         return super().tap(name)
 
+    def fresh(self) -> "ResNet":
+        """With batch norms, also where this one has them folded into its convolutions."""
+        return ResNet(self.name, stages=len(self.taps))
+
     def chain(self) -> list[Block]:
         stages = [(tap.name, self.get_submodule(tap.name)) for tap in self.taps]
         return [

@@ -1,0 +1,411 @@
+"""FractalAD: a segmentation head that learns on fractal anomalies where a teacher and a student disagree.
+
+Paper: Xia, Lv, He, Li, Liu and Ding, "FractalAD: A simple industrial anomaly detection method using fractal
+anomaly generation and backbone knowledge distillation", arXiv 2301.12739.
+Faithful: the anomalies, the student that learns the teacher's direction on clean pictures only, the attention
+by their cosine, SFNet with its losses, the mean of the map as image score, and in the preset `paper` the
+published schedule.
+Ours: whether there is a student at all, and whether anomalies lie on an object, is found out for each product
+(the code lists both by name). Faint defects of other kinds, painted on good pictures kept aside, tell when to
+stop. In `fast` and `full` batches are smaller and the learning rate falls.
+"""
+
+import math
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blemish.data import Sample, Samples
+from blemish.defects import FractalMaker, Source, faint, has_one_object, make
+from blemish.errors import UsageError
+from blemish.methods import _training
+from blemish.methods._contract import Run
+from blemish.methods._registry import register
+from blemish.nets.distillation import (
+    Deepest,
+    Flat,
+    Stages,
+    Student,
+    Subspace,
+    View,
+    distance,
+    seen,
+    stage_taps,
+    unflattened,
+)
+from blemish.nets.runtime import Compiled
+from blemish.nets.sfnet import SFNet
+
+ASIDE_SHARE, ASIDE_MOST = 0.1, 16
+"""Good pictures that only tell when to stop."""
+JUDGED = 48
+"""Faint defects painted on these."""
+PLACED = 0.4
+"""Share of what the teacher sees that the place in the picture explains, from which on it is no texture."""
+LOOKED_AT = 64
+"""Pictures that the share is found on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    updates: int = 300
+    """Updates of head and student, at most."""
+    batch: int = 8
+    """Pictures in an update, each clean and with an anomaly."""
+    learning_rate: float = 1e-3
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """How the learning rate goes on; the paper's stays as it is."""
+    student: Literal["auto", "network", "subspace", "off"] = "auto"
+    """Whether a student learns what the teacher makes of good pictures; `auto`: not of textures."""
+    objects: Literal["auto", "on", "off"] = "auto"
+    """Whether anomalies lie on the object; `auto`: where one stands out from its background."""
+    view: View = "ws"
+    """What the head is shown: teacher `t`, student `s`, either weighted `w` by how far they disagree, …"""
+    score: Literal["mean", "max", "top1", "q995"] = "mean"
+    """Image score from the map: its mean, maximum, mean of the top 1 %, or 99.5 % quantile."""
+    silhouette: Literal["fractal", "square", "ellipse", "perlin", "diamond_square"] = "fractal"
+    """Outline of the anomalies."""
+    recolour: Literal["mixed", "mild", "harsh", "channels", "none"] = "mixed"
+    """How the pasted piece is recoloured; the paper mixes three ways."""
+    noise: bool = True
+    """Whether every other anomaly gets noise."""
+    dilation: int = 3
+    """Pixels by which masks are larger than what was pasted."""
+    maps: int = 2
+    """Affine maps of a fractal, from 2 to this number."""
+    brush: Literal["native", "working"] = "native"
+    """At which size fractals are drawn: that of the files, or the smaller one that is worked at."""
+    variance: float = 0.9
+    """Of good pictures' maps, kept by the subspace."""
+    width: int = 0
+    """Channels of the head; 0: those of the first stage."""
+    check_every: int = 50
+    """Updates between two looks at anomalies on good pictures kept aside; 0: none."""
+    patience: int = 3
+    """Looks without a better one after which training ends."""
+    pool: int = 1000
+    """Without a student, anomalies that are drawn; then they come again, and the teacher knows them."""
+    compat: bool = False
+    """Slips of the published code in finding the object."""
+
+    def __post_init__(self) -> None:
+        leasts = {"updates": 1, "batch": 1, "dilation": 0, "maps": 2, "width": 0, "check_every": 0}
+        for name, least in {**leasts, "patience": 1, "pool": 0}.items():
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} is {getattr(self, name)}: give at least {least}.")
+
+
+PAPER: dict[str, Any] = {"updates": 1200, "batch": 32, "schedule": "constant", "check_every": 0, "pool": 0}
+
+
+class Batch(NamedTuple):
+    """Clean and pasted pictures, where there is a student to see them, and what the teacher says of them."""
+
+    clean: Tensor
+    pasted: Tensor
+    masks: Tensor
+    of_clean: list[Tensor]
+    of_pasted: list[Tensor]
+
+
+class Painted(NamedTuple):
+    clean: Tensor
+    pasted: Tensor
+    mask: Tensor
+    rows: Tensor
+    """The teacher's maps of both, as one row each."""
+
+
+class Judged(NamedTuple):
+    """Good pictures kept aside, then painted ones."""
+
+    pictures: Tensor
+    masks: Tensor
+    rows: Tensor
+
+
+class Pair(nn.Module):
+    """What learns: the head, and the student where there is one."""
+
+    def __init__(
+        self, student: Student | Subspace | None, head: SFNet, view: View, size: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.head = head
+        self.view = view
+        self.size = size
+
+    def logits(self, pictures: Tensor, teacher: list[Tensor]) -> Tensor:
+        return self.head(self.shown(pictures, teacher), self.size)
+
+    def shown(self, pictures: Tensor, teacher: list[Tensor]) -> list[Tensor]:
+        if self.student is None:
+            return teacher
+        return [seen(self.view, *pair) for pair in zip(teacher, self.student(pictures, teacher), strict=True)]
+
+    def forward(
+        self, clean: Tensor, pasted: Tensor, of_clean: list[Tensor], of_pasted: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """How far the student is off on clean pictures, and the logits of those with anomalies.
+
+        The student sees both, in this order, and its batch norms count both; only the first teaches it.
+        """
+        off = torch.zeros((), device=of_pasted[0].device)
+        if isinstance(self.student, Student):
+            off = distance(of_clean, self.student(clean, of_clean))
+        with torch.no_grad():
+            shown = self.shown(pasted, of_pasted)
+        return off, self.head(shown, self.size)
+
+
+def segmentation_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """Binary cross-entropy, and Dice over the whole batch with one added above and below."""
+    share = logits.sigmoid()
+    dice = 1 - (2 * (share * masks).sum() + 1) / (share.sum() + masks.sum() + 1)
+    return F.binary_cross_entropy_with_logits(logits, masks) + dice
+
+
+def image_score(kind: str, heat: Tensor) -> Tensor:
+    flat = heat.flatten(1)
+    if kind == "mean":
+        return flat.mean(1)
+    if kind == "max":
+        return flat.amax(1)
+    count = max(math.ceil((0.01 if kind == "top1" else 0.005) * flat.shape[1]), 1)
+    top = flat.topk(count, 1).values
+    return top.mean(1) if kind == "top1" else top[:, -1]
+
+
+class FractalScorer(nn.Module):
+    def __init__(self, teacher: Stages, pair: Pair, kind: str) -> None:
+        super().__init__()
+        self.teacher, self.pair, self.kind = teacher, pair, kind
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        heat = self.pair.logits(pictures, self.teacher(pictures))[:, 0].sigmoid()
+        return image_score(self.kind, heat), heat
+
+
+class Segmenting(_training.Task):
+    """Find the anomalies; the student learns beside it what good pictures look like to the teacher."""
+
+    label = "learning"
+    network: Pair
+
+    def __init__(self, teacher: Stages, train: Samples, config: Config, run: Run, network: Pair) -> None:
+        self.teacher, self.config, self.run, self.network = teacher, config, run, network
+        self.updates, self.patience = config.updates, config.patience
+        self.check_every = config.check_every if len(train) > 1 else 0
+        count = min(max(round(ASIDE_SHARE * len(train)), 1), ASIDE_MOST) if self.check_every else 0
+        order = np.random.default_rng([run.seed]).permutation(len(train)).tolist()
+        self.aside, self.train = (
+            [train[number] for number in part] for part in (order[:count], order[count:])
+        )
+        self.sources = [run.source(train.with_items(part)) for part in (self.train, self.aside) if part]
+        self.maker = maker_of(config, self.sources[0])
+        with torch.no_grad():
+            self.shapes = [x.shape[1:] for x in teacher(torch.zeros(1, run.format.channels, *run.size))]
+        most = int(run.memory_mb * 1e6 / (2 * sum(shape.numel() for shape in self.shapes)))
+        self.pool = 0 if isinstance(network.student, Student) else min(config.pool, most)
+        self.held: dict[int, Painted] = {}
+
+    @cached_property
+    def compiled(self) -> Compiled:
+        return Compiled(Flat(self.teacher), self.run.format.channels, self.run.size, self.device)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def optimiser(self) -> torch.optim.Optimizer:
+        # Without a student the published code forgets to pass its decay on.
+        decay = 1e-3 if isinstance(self.network.student, Student) else 1e-2
+        learning = [each for each in self.network.parameters() if each.requires_grad]
+        return torch.optim.AdamW(learning, lr=self.config.learning_rate, weight_decay=decay)
+
+    def rate(self, update: int) -> float:
+        if self.config.schedule == "constant":
+            return self.config.learning_rate
+        return self.config.learning_rate * (1 + math.cos(math.pi * (update - 1) / self.updates)) / 2
+
+    def phase(self, update: int) -> None:
+        self.network.train()
+
+    def draw(self, update: int, forward: int) -> Batch:
+        start = (update - 1) * self.config.batch
+        numbers = range(start, start + self.config.batch)
+        return self.together(
+            [self.painted(number % self.pool if self.pool else number) for number in numbers]
+        )
+
+    def painted(self, number: int) -> Painted:
+        """Without a student the same few come again and again, and the teacher need not look twice."""
+        if number in self.held:
+            return self.held[number]
+        turn, rank = divmod(number, len(self.train))
+        picture = int(np.random.default_rng([self.run.seed, turn]).permutation(len(self.train))[rank])
+        made = self.paint(self.sources[0], self.train[picture], picture, epoch=turn)
+        if self.pool:
+            none = torch.empty(0)
+            self.held[number] = made = Painted(none, none, made.mask, made.rows[1:].half())
+        return made
+
+    def paint(self, source: Source, sample: Sample, picture: int, *, epoch: int) -> Painted:
+        made = make(self.maker, source, picture, seed=self.run.seed, epoch=epoch)
+        both = np.concatenate([self.run.repainted(sample, view) for view in made.views])
+        rows = self.compiled(both)
+        clean, pasted = torch.from_numpy(both)
+        return Painted(clean, pasted, torch.from_numpy(made.masks[1])[None], rows)
+
+    def together(self, some: list[Painted]) -> Batch:
+        clean, pasted, masks = (torch.stack([one[part] for one in some]) for part in range(3))
+        rows = torch.stack([one.rows for one in some]).float()
+        of_clean, of_pasted = (unflattened(rows[:, side], self.shapes) for side in (0, -1))
+        return Batch(clean, pasted, masks.float(), of_clean, of_pasted)
+
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        off, logits = network(batch.clean, batch.pasted, batch.of_clean, batch.of_pasted)
+        return off + segmentation_loss(logits, batch.masks)
+
+    @cached_property
+    def judged(self) -> Judged:
+        painted = faint(self.sources[1], JUDGED, seed=self.run.seed)
+        views = [
+            self.run.repainted(self.aside[number], picture)
+            for picture, number in zip(painted.pictures, painted.numbers, strict=True)
+        ]
+        pictures = np.concatenate([self.run.pixels(self.aside), *views])
+        masks = np.concatenate([np.zeros((len(self.aside), *self.run.size), bool), painted.masks])
+        rows = torch.cat([self.compiled(picture[None]) for picture in pictures])
+        return Judged(
+            *(each.to(self.device) for each in (torch.from_numpy(pictures), torch.from_numpy(masks), rows))
+        )
+
+    def check(self) -> float:
+        """How badly the map finds faint defects of REB's kinds, which are never trained on."""
+        heat = self.network.logits(self.judged.pictures, unflattened(self.judged.rows, self.shapes))
+        return 1 - average_precision(heat.flatten().cpu(), self.judged.masks.flatten().cpu())
+
+
+def average_precision(scores: Tensor, truth: Tensor) -> float:
+    found = truth[scores.argsort(descending=True)].double()
+    precision = found.cumsum(0) / torch.arange(1, len(found) + 1)
+    return float((precision * found).sum() / found.sum())
+
+
+def placed(maps: list[Tensor]) -> float:
+    """Share of the variance of maps (channels, H, W) that their mean explains, beyond chance."""
+    x = torch.stack(maps)
+    mean = x.mean((0, 2, 3), keepdim=True)
+    share = (x.mean(0, keepdim=True) - mean).square().mean() / (x - mean).square().mean().clamp(min=1e-12)
+    return float((share - 1 / len(x)) / (1 - 1 / len(x)))
+
+
+def maker_of(config: Config, source: Source) -> FractalMaker:
+    objects = has_one_object(source) if config.objects == "auto" else config.objects == "on"
+    return FractalMaker(
+        silhouette=config.silhouette,
+        recolour=config.recolour,
+        noise=config.noise,
+        dilation=config.dilation,
+        maps=(2, config.maps),
+        brush=config.brush,
+        objects=objects,
+        compat=config.compat,
+    )
+
+
+@register
+class FractalAD:
+    name: ClassVar[str] = "fractalad"
+    Config: ClassVar[type] = Config
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"fast": {}, "full": {"updates": 2000}, "paper": PAPER}
+    outputs: ClassVar[tuple[str, ...]] = ("pred_score", "anomaly_map")
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self.chosen: dict[str, Any] = {}
+
+    def fit(self, train: Samples, run: Run) -> FractalScorer:
+        task = self.prepared(train, run)
+        one = _training.probe(deepcopy(task), run.device)
+        self.chosen |= {
+            "objects": task.maker.objects,
+            "silhouette": task.maker.silhouette,
+            "expected_seconds": round(one.seconds * task.updates),
+        }
+        run.say(self.words(train, task, one))
+        losses = _training.train(task, run, _training.key(self.name, self.config, task.sources[0], run))
+        self.chosen |= {"updates": len(losses), "loss": float(np.mean(losses[-20:])) if losses else None}
+        return FractalScorer(self.teacher, task.network, self.config.score)
+
+    def prepared(self, train: Samples, run: Run) -> Segmenting:
+        backbone = run.load_backbone().requires_grad_(False)
+        self.teacher = Stages(backbone, stage_taps(backbone))
+        self.chosen |= {"weights_licence": backbone.licence, **self.student_pays(train, run)}
+        return self.task(train, run)
+
+    def leave_one_out(self, train: Samples, run: Run) -> Iterator[FractalScorer]:
+        """Training anew for each image would take hours: what learnt from one half judges the other."""
+        alone = replace(run, checkpoint=None, resume=False)
+        scorers = []
+        for half in (train.items[1::2], train.items[::2]):
+            task = self.task(train.with_items(half), alone)
+            _training.train(task, alone, {})
+            scorers.append(FractalScorer(self.teacher, task.network, self.config.score))
+        for number in range(len(train)):
+            yield scorers[number % 2]
+
+    def words(self, train: Samples, task: Segmenting, one: _training.Probe) -> str:
+        student = {"off": "a head alone"}.get(self.chosen["student"], "a head and a student")
+        return (
+            f"Learning from {len(train)} images: {student}, for {self.chosen['student_why']}; anomalies "
+            f"{'on the object' if task.maker.objects else 'anywhere'}; {task.updates} updates of "
+            f"{self.config.batch}, about {one.seconds * task.updates:.0f} s at most."
+        )
+
+    def task(self, train: Samples, run: Run) -> Segmenting:
+        config, taps = self.config, self.teacher.taps
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(run.seed)
+            student: Student | Subspace | None = None
+            if self.chosen["student"] == "network":
+                student = Student(Stages(self.teacher.backbone.fresh(), taps))
+            elif self.chosen["student"] == "subspace":
+                flat = run.compiled(Flat(self.teacher))
+                shapes = [x.shape[1:] for x in self.teacher(torch.zeros(1, run.format.channels, *run.size))]
+                rows = run.outputs(flat, train, "looking")
+                student = Subspace.of(
+                    (([m[0] for m in unflattened(row[None], shapes)]) for row in rows), config.variance
+                )
+            channels = self.teacher.channels(run.format.channels)
+            shown = [(1 + (config.view == "both" and student is not None)) * count for count in channels]
+            head = SFNet(shown, config.width or channels[0])
+        pair = Pair(student, head, config.view, run.size)
+        pair.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return Segmenting(self.teacher, train, config, run, pair)
+
+    def student_pays(self, train: Samples, run: Run) -> dict[str, Any]:
+        """On a texture the teacher's maps alone do better, says the paper's code, and listed the textures."""
+        if self.config.student != "auto":
+            return {"student": self.config.student, "student_why": "it was asked for"}
+        few = train[:LOOKED_AT]
+        if has_one_object(run.source(few)):
+            return {"student": "network", "student_why": "an object stands out from its background"}
+        share = placed(list(run.outputs(run.compiled(Deepest(self.teacher)), few, "looking")))
+        why = f"the place in the picture explains {100 * share:.0f} % of what the teacher sees"
+        return {"student": "network" if share >= PLACED else "off", "student_why": why}
+
+    def weights(self, scorer: FractalScorer) -> dict[str, Tensor]:
+        return {name: value.cpu().contiguous() for name, value in scorer.pair.state_dict().items()}
+
+    def facts(self) -> dict[str, Any]:
+        return dict(self.chosen)
