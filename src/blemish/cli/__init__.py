@@ -25,6 +25,7 @@ VERBS = {
     "eval": "Measure a model on test images.",
     "bench": "Compare methods, presets and seeds on data sets.",
     "synth": "Look at synthetic defects, painted on good images.",
+    "split": "Make a long-tailed list of several classes, or find a published one's images.",
     "info": "Say what is in a model file.",
     "methods": "List the methods, or tell one's options and presets.",
 }

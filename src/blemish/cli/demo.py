@@ -1,4 +1,5 @@
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,8 +10,15 @@ from blemish.cli._places import check_file, make_folder
 from blemish.cli._terminal import JsonFile, table, watching, write_json
 from blemish.cli.eval import COLUMNS
 from blemish.cli.inspect import find, judge
+from blemish.data import Role
 from blemish.data import demo as drawn
+from blemish.errors import UsageError
 from blemish.evaluate import evaluate, write_report
+
+
+class Pictures(StrEnum):
+    PRODUCTS = "products"
+    TEXTURES = "textures"
 
 
 def demo(
@@ -21,12 +29,23 @@ def demo(
         bool,
         typer.Option("--keep", help="Use the pictures that an earlier demo drew in DIR, or you changed."),
     ] = False,
+    only_pictures: Annotated[
+        Pictures | None,
+        typer.Option(help="Draw pictures in DIR, and stop: products, or textures of ten classes."),
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Draw photographs of three products, and fit, inspect, evaluate and report on each. Offline, minutes."""
     begin = time.perf_counter()
     make_folder(out)
     check_file(json_file)
+    if only_pictures is not None:
+        if json_file is not None:
+            raise UsageError(
+                "--only-pictures measures nothing that --json could write: leave one of them out."
+            )
+        draw_pictures(only_pictures, out, seed=seed, keep=keep)
+        return
     pictures = out / "data"
     found = {}
     with watching() as watch:
@@ -59,3 +78,26 @@ def demo(
             [pictures / first, "the pictures: train/good, test and ground_truth"],
         ],
     )
+
+
+def draw_pictures(which: Pictures, out: Path, *, seed: int, keep: bool) -> None:
+    """Products where the demo itself looks for them."""
+    textures = which is Pictures.TEXTURES
+    names = drawn.TEXTURES if textures else drawn.PRODUCTS
+    folder = out / ("textures" if textures else "data")
+    with watching() as watch:
+        for name in watch.progress(names, "drawing", len(names)):
+            if keep and (folder / name).is_dir():
+                continue
+            if textures:
+                drawn.write_textures(folder, seed=seed, classes=[name])
+            else:
+                drawn.write(folder, seed=seed, products=[name])
+    samples = data.read(folder)
+    rows = []
+    for name in samples.classes:
+        of_class = samples.klass(name)
+        test = of_class.role(Role.TEST)
+        bad = sum(sample.bad for sample in test)
+        rows.append([folder / name, len(of_class) - len(test), len(test) - bad, bad])
+    table(["folder", "to learn from", "good to test", "bad to test"], rows)

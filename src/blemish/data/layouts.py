@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish.data.folders import contents, pictures, stem, subfolders
-from blemish.data.lists import BAD_WORDS, GOOD_WORDS, LIST_SUFFIXES, read_list
+from blemish.data.lists import BAD_WORDS, GOOD_WORDS, LIST_SUFFIXES, read_list, read_tail
 from blemish.data.roles import draw
 from blemish.data.samples import Role, Sample, Samples
 from blemish.errors import DataError, LayoutError, MaskError, PixelFormatError, UsageError
@@ -177,7 +177,8 @@ def _read_path(root: Path, layout: str | None) -> Samples:
     for name in [layout] if layout else LAYOUTS:
         items = LAYOUTS[name].read(root)
         if items:
-            return Samples(root.stem if root.is_file() else root.resolve().name, name, tuple(items))
+            tail = read_tail(root) if name == "list" else None
+            return Samples(root.stem if root.is_file() else root.resolve().name, name, tuple(items), tail)
         if items is not None:
             raise LayoutError(
                 f"There are no pictures in {root} ({contents(root)}): "

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from blemish import images
 from blemish.errors import DataError, UsageError
 from blemish.images import Image
+
+if TYPE_CHECKING:
+    from blemish.data.longtail import Tail
 
 __all__ = ["Role", "Sample", "Samples"]
 
@@ -63,6 +66,8 @@ class Samples(Sequence[Sample]):
     name: str
     layout: str
     items: tuple[Sample, ...]
+    tail: "Tail | None" = None
+    """Where a list says it: its long tail."""
 
     def __len__(self) -> int:
         return len(self.items)

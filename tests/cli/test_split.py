@@ -1,0 +1,140 @@
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from blemish import data
+from blemish.data import Role, demo
+from tests.cli.conftest import SMALL, Blemish
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    """Three classes with 16 good images each to learn from."""
+    demo.write_textures(tmp_path / "parts", size=64, classes=["canvas", "felt", "knurl"], good=16, test=4)
+    return tmp_path / "parts"
+
+
+def test_a_split_is_told_and_is_data_for_fit_and_eval(blemish: Blemish, parts: Path, tmp_path: Path) -> None:
+    told = blemish(
+        "split", "parts", "--long-tail", "exp8", "--out", "exp8.json", "--order", "felt,knurl,canvas"
+    )
+    assert told.stderr == ""
+    lines = told.stdout.splitlines()
+    assert [line.split() for line in lines[2:5]] == [
+        ["felt", "16", "16", "High"],
+        ["knurl", "16", "6", "High"],
+        ["canvas", "16", "2", "Low"],
+    ]
+    split = data.read(tmp_path / "exp8.json")
+    assert split.tail is not None
+    assert lines[5:] == [
+        "exp8.json: 24 of 48 training images, 12 good and 12 bad test images",
+        "The largest class is 8 times the smallest",
+        f"SHA-256 of the images: {split.tail.sha256}",
+    ]
+    again = ("split", "parts", "--long-tail", "exp8", "--order", "felt,knurl,canvas")
+    blemish(*again, "--out", "again.json")
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "exp8.json").read_bytes()
+    blemish(*again, "--seed", "1", "--out", "other.json")
+    assert data.read(tmp_path / "other.json").tail != split.tail
+
+    blemish("fit", "exp8.json", "--method", "knn", *SMALL)
+    done = blemish("eval", "exp8.blemish", "exp8.json", "--json", "-")
+    records = json.loads(done.stdout)["records"]
+    assert [(record["class"], record["n_test"]) for record in records] == [
+        ("canvas", 8),
+        ("felt", 8),
+        ("knurl", 8),
+    ]
+    assert all(record["pixel_auroc"] is not None for record in records)
+
+
+def test_a_published_list(blemish: Blemish, parts: Path, tmp_path: Path) -> None:
+    named = [f"canvas/train/good/{index:03d}.png" for index in range(5)] + ["felt/train/good/001.png"]
+    gone = ["screw/train/good/000.png", "screw/train/good/001.png", "felt/train/good/099.png"]
+    noise = ["canvas/test/slip/000.png"]
+    listed = {"tailed_files": [*named, *gone, "knurl/test/good/000.png"], "noisy_files": noise}
+    (tmp_path / "published.json").write_text(json.dumps(listed))
+    done = blemish("split", "parts", "--list", "published.json", "--out", "mine.json")
+    assert done.stderr.splitlines() == [
+        "Warning: Not in parts: 3 of 11 entries of published.json, as screw/train/good/000.png, "
+        "screw/train/good/001.png, felt/train/good/099.png: screw 2, felt 1",
+        "Warning: Left out, for none of their training images was found: knurl",
+        "Warning: Left out, for they are defective: 1 of the images that published.json learns from, as "
+        "canvas/test/slip/000.png. Figures will not be those of the published split",
+    ]
+    found = data.read(tmp_path / "mine.json")
+    assert sorted(sample.name for sample in found.role(Role.TRAIN)) == sorted(named)
+    assert found.tail is not None
+    assert (found.tail.kind, found.tail.groups) == ("published", (("canvas",), ("felt",)))
+    assert done.stdout.splitlines()[-2] == "The largest class is 5 times the smallest"
+
+
+def test_images_set_aside_are_left_out_and_that_is_told(blemish: Blemish, parts: Path) -> None:
+    (parts / "felt/validation").mkdir()
+    (parts / "felt/test/good").rename(parts / "felt/validation/good")
+    done = blemish("split", "parts", "--long-tail", "step4", "--out", "step4.json")
+    assert done.stderr == (
+        "Warning: Left out: 4 images set aside for calibration; fit holds out some of those kept\n"
+    )
+    assert not data.read(parts.parent / "step4.json").role(Role.CALIBRATION)
+
+
+BAD: dict[str, tuple[Sequence[str], int, str]] = {
+    "neither": (["parts", "--out", "l.json"], 2, "Give either --long-tail KIND, to make a split, or --list"),
+    "both": (
+        ["parts", "--out", "l.json", "--long-tail", "exp2", "--list", "x"],
+        2,
+        "Give either --long-tail",
+    ),
+    "kind": (
+        ["parts", "--out", "l.json", "--long-tail", "zipf"],
+        2,
+        "There is no long tail 'zipf': write exp",
+    ),
+    "order": (
+        ["parts", "--out", "l.json", "--long-tail", "exp2", "--order", "felt,canvas"],
+        2,
+        "The order felt,canvas is none of the classes canvas,felt,knurl: name each of them once",
+    ),
+    "suffix": (
+        ["parts", "--out", "l.csv", "--long-tail", "exp2"],
+        2,
+        "l.csv is no name for such a list: let it",
+    ),
+    "place": (["parts", "--out", "no/l.json", "--long-tail", "exp2"], 2, "no/l.json cannot be written"),
+    "one class": (
+        ["parts/felt", "--out", "l.json", "--long-tail", "exp2"],
+        2,
+        "felt has one class, and a long",
+    ),
+    "no data": (["gone", "--out", "l.json", "--long-tail", "exp2"], 3, "gone does not exist"),
+    "no list": (
+        ["parts", "--out", "l.json", "--list", "gone.txt"],
+        3,
+        "gone.txt cannot be read (No such file",
+    ),
+    "itself": (["parts", "--out", "p.json", "--list", "p.json"], 2, "p.json is the published list itself"),
+    "nothing": (
+        ["parts", "--out", "l.json", "--list", "p.json"],
+        3,
+        "None of the 1 entries of p.json, such as",
+    ),
+    "as data": (
+        ["p.json", "--out", "l.json", "--long-tail", "exp2"],
+        3,
+        "p.json is a list as another program",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_work_is_refused(blemish: Blemish, parts: Path, tmp_path: Path, case: str) -> None:
+    arguments, code, sentence = BAD[case]
+    (tmp_path / "p.json").write_text('{"tailed_files": ["screw/train/good/000.png"]}')
+    done = blemish("split", *arguments, code=code)
+    assert done.stdout == ""
+    assert done.stderr.startswith("Error: " + sentence)
+    assert not (tmp_path / "l.json").exists()
