@@ -4,7 +4,9 @@ import torch
 from blemish.nets import load_backbone
 from blemish.nets.distillation import (
     Flat,
+    Moments,
     Stages,
+    Subspace,
     agreement,
     distance,
     seen,
@@ -67,6 +69,25 @@ def test_flat_rows_become_maps_again() -> None:
     pictures = torch.rand(2, 5, 64, 96)  # five channels: two groups of three
     with torch.no_grad():
         maps, rows = stages(pictures), Flat(stages)(pictures)
-    assert [len(x[0]) for x in maps] == stages.channels(5) == [48, 80, 224]
-    again = unflattened(rows, [x.shape[1:] for x in maps])
+    assert [len(x[0]) for x in maps] == [48, 80, 224]
+    again = unflattened(rows, stages.shapes(5, (64, 96)))
     assert all(torch.equal(*pair) for pair in zip(again, maps, strict=True))
+
+
+def test_a_subspace_knows_what_good_pictures_vary_in() -> None:
+    torch.manual_seed(0)
+    mixing, mean = torch.randn(6, 2), torch.randn(6)
+
+    def good() -> torch.Tensor:
+        return torch.einsum("ck,khw->chw", mixing, torch.randn(2, 5, 4)) + mean[:, None, None]
+
+    usual = Moments.of([[good(), 3 * good()] for _ in range(30)])
+    torch.testing.assert_close(usual[1].covariance, 9 * mixing.double() @ mixing.T.double(), rtol=0.3, atol=3)
+    student = Subspace.of(usual, 0.999)
+    assert [basis.shape for basis in student.bases] == [(2, 6), (2, 6)]
+    new, bad = good()[None], good()[None].clone()
+    bad[..., 2, 1] += torch.randn(6)
+    torch.testing.assert_close(student(new, [new, new])[0], new, rtol=1e-3, atol=1e-3)
+    off = 1 - agreement(bad, student(bad, [bad, bad])[0])[0]
+    assert off.argmax() == 2 * 4 + 1
+    assert off.flatten().sort().values[-2] < 1e-5

@@ -8,8 +8,7 @@ truncation, shapes of a few pixels are drawn again, and `draem2` takes its textu
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.random import Generator

@@ -11,7 +11,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -22,11 +22,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from blemish.data import Samples
 from blemish.defects import Source
 from blemish.errors import MissingExtraError, OutputError, UsageError
 from blemish.methods._contract import Run
@@ -34,6 +36,7 @@ from blemish.methods._contract import Run
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+ASIDE_SHARE, ASIDE_MOST = 0.1, 16
 SAVE_EVERY = 60.0
 """Seconds of work that a kill may cost."""
 
@@ -172,6 +175,23 @@ def key(method: str, config: Any, source: Source, run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "pictures": blake2b(source.images.tobytes() + source.foreground.tobytes()).hexdigest(),
     }
+
+
+def kept_aside(train: Samples, seed: int) -> tuple[Samples, Samples]:
+    """The images to learn from, and a tenth that only tells when to stop."""
+    order = np.random.default_rng([seed]).permutation(len(train)).tolist()
+    count = min(max(round(ASIDE_SHARE * len(train)), 1), ASIDE_MOST, len(train) - 1)
+    rest, aside = (
+        train.with_items(train[n] for n in sorted(part)) for part in (order[count:], order[:count])
+    )
+    return rest, aside
+
+
+def by_halves(train: Samples, fitted: Callable[[Samples], nn.Module]) -> Iterator[nn.Module]:
+    """For each image what was fitted on the half without it: training anew for each would take hours."""
+    scorers = [fitted(train.with_items(half)) for half in (train.items[1::2], train.items[::2])]
+    for number in range(len(train)):
+        yield scorers[number % 2]
 
 
 def train(task: Task, run: Run, key: Mapping[str, Any]) -> list[float]:

@@ -5,7 +5,8 @@ anomaly generation and backbone knowledge distillation", arXiv 2301.12739.
 Faithful: the anomalies, the student that learns the teacher's direction on clean pictures only, the attention
 by their cosine, SFNet with its losses, the mean of the map as image score, and in the preset `paper` the
 published schedule.
-Ours: whether there is a student at all, and whether anomalies lie on an object, is found out for each product
+Ours: the student of `fast` is no network but the teacher's own maps, brought down to what good pictures vary
+in. Whether there is a student at all, and whether anomalies lie on an object, is found out for each product
 (the code lists both by name). Faint defects of other kinds, painted on good pictures kept aside, tell when to
 stop. In `fast` and `full` batches are smaller and the learning rate falls.
 """
@@ -29,8 +30,8 @@ from blemish.methods import _training
 from blemish.methods._contract import Run
 from blemish.methods._registry import register
 from blemish.nets.distillation import (
-    Deepest,
     Flat,
+    Moments,
     Stages,
     Student,
     Subspace,
@@ -43,8 +44,6 @@ from blemish.nets.distillation import (
 from blemish.nets.runtime import Compiled
 from blemish.nets.sfnet import SFNet
 
-ASIDE_SHARE, ASIDE_MOST = 0.1, 16
-"""Good pictures that only tell when to stop."""
 JUDGED = 48
 """Faint defects painted on these."""
 PLACED = 0.4
@@ -62,8 +61,8 @@ class Config:
     learning_rate: float = 1e-3
     schedule: Literal["cosine", "constant"] = "cosine"
     """How the learning rate goes on; the paper's stays as it is."""
-    student: Literal["auto", "network", "subspace", "off"] = "auto"
-    """Whether a student learns what the teacher makes of good pictures; `auto`: not of textures."""
+    student: Literal["subspace", "network", "off", "auto"] = "subspace"
+    """Who knows what the teacher makes of good pictures; `auto`, as in the paper: a network, or nobody."""
     objects: Literal["auto", "on", "off"] = "auto"
     """Whether anomalies lie on the object; `auto`: where one stands out from its background."""
     view: View = "ws"
@@ -102,7 +101,14 @@ class Config:
                 raise UsageError(f"{name} is {getattr(self, name)}: give at least {least}.")
 
 
-PAPER: dict[str, Any] = {"updates": 1200, "batch": 32, "schedule": "constant", "check_every": 0, "pool": 0}
+PAPER: dict[str, Any] = {
+    "updates": 1200,
+    "batch": 32,
+    "schedule": "constant",
+    "student": "auto",
+    "pool": 0,
+    "check_every": 0,
+}
 
 
 class Batch(NamedTuple):
@@ -204,15 +210,12 @@ class Segmenting(_training.Task):
         self.teacher, self.config, self.run, self.network = teacher, config, run, network
         self.updates, self.patience = config.updates, config.patience
         self.check_every = config.check_every if len(train) > 1 else 0
-        count = min(max(round(ASIDE_SHARE * len(train)), 1), ASIDE_MOST) if self.check_every else 0
-        order = np.random.default_rng([run.seed]).permutation(len(train)).tolist()
-        self.aside, self.train = (
-            [train[number] for number in part] for part in (order[:count], order[count:])
-        )
-        self.sources = [run.source(train.with_items(part)) for part in (self.train, self.aside) if part]
-        self.maker = maker_of(config, self.sources[0])
-        with torch.no_grad():
-            self.shapes = [x.shape[1:] for x in teacher(torch.zeros(1, run.format.channels, *run.size))]
+        self.train, self.aside = train, train.with_items([])
+        if self.check_every:
+            self.train, self.aside = _training.kept_aside(train, run.seed)
+        self.source = run.source(self.train)
+        self.maker = maker_of(config, self.source)
+        self.shapes = teacher.shapes(run.format.channels, run.size)
         most = int(run.memory_mb * 1e6 / (2 * sum(shape.numel() for shape in self.shapes)))
         self.pool = 0 if isinstance(network.student, Student) else min(config.pool, most)
         self.held: dict[int, Painted] = {}
@@ -252,14 +255,14 @@ class Segmenting(_training.Task):
             return self.held[number]
         turn, rank = divmod(number, len(self.train))
         picture = int(np.random.default_rng([self.run.seed, turn]).permutation(len(self.train))[rank])
-        made = self.paint(self.sources[0], self.train[picture], picture, epoch=turn)
+        made = self.paint(self.train[picture], picture, epoch=turn)
         if self.pool:
             none = torch.empty(0)
             self.held[number] = made = Painted(none, none, made.mask, made.rows[1:].half())
         return made
 
-    def paint(self, source: Source, sample: Sample, picture: int, *, epoch: int) -> Painted:
-        made = make(self.maker, source, picture, seed=self.run.seed, epoch=epoch)
+    def paint(self, sample: Sample, picture: int, *, epoch: int) -> Painted:
+        made = make(self.maker, self.source, picture, seed=self.run.seed, epoch=epoch)
         both = np.concatenate([self.run.repainted(sample, view) for view in made.views])
         rows = self.compiled(both)
         clean, pasted = torch.from_numpy(both)
@@ -277,7 +280,7 @@ class Segmenting(_training.Task):
 
     @cached_property
     def judged(self) -> Judged:
-        painted = faint(self.sources[1], JUDGED, seed=self.run.seed)
+        painted = faint(self.run.source(self.aside), JUDGED, seed=self.run.seed)
         views = [
             self.run.repainted(self.aside[number], picture)
             for picture, number in zip(painted.pictures, painted.numbers, strict=True)
@@ -285,9 +288,8 @@ class Segmenting(_training.Task):
         pictures = np.concatenate([self.run.pixels(self.aside), *views])
         masks = np.concatenate([np.zeros((len(self.aside), *self.run.size), bool), painted.masks])
         rows = torch.cat([self.compiled(picture[None]) for picture in pictures])
-        return Judged(
-            *(each.to(self.device) for each in (torch.from_numpy(pictures), torch.from_numpy(masks), rows))
-        )
+        parts = torch.from_numpy(pictures), torch.from_numpy(masks), rows
+        return Judged(*(part.to(self.device) for part in parts))
 
     def check(self) -> float:
         """How badly the map finds faint defects of REB's kinds, which are never trained on."""
@@ -327,7 +329,11 @@ def maker_of(config: Config, source: Source) -> FractalMaker:
 class FractalAD:
     name: ClassVar[str] = "fractalad"
     Config: ClassVar[type] = Config
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"fast": {}, "full": {"updates": 2000}, "paper": PAPER}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "fast": {},
+        "full": {"updates": 2000, "student": "auto", "patience": 6},
+        "paper": PAPER,
+    }
     outputs: ClassVar[tuple[str, ...]] = ("pred_score", "anomaly_map")
 
     def __init__(self, config: Any) -> None:
@@ -343,26 +349,29 @@ class FractalAD:
             "expected_seconds": round(one.seconds * task.updates),
         }
         run.say(self.words(train, task, one))
-        losses = _training.train(task, run, _training.key(self.name, self.config, task.sources[0], run))
+        losses = _training.train(task, run, _training.key(self.name, self.config, task.source, run))
         self.chosen |= {"updates": len(losses), "loss": float(np.mean(losses[-20:])) if losses else None}
-        return FractalScorer(self.teacher, task.network, self.config.score)
+        return FractalScorer(self.teacher, task.network, self.config.score).eval()
 
     def prepared(self, train: Samples, run: Run) -> Segmenting:
         backbone = run.load_backbone().requires_grad_(False)
         self.teacher = Stages(backbone, stage_taps(backbone))
         self.chosen |= {"weights_licence": backbone.licence, **self.student_pays(train, run)}
+        if self.chosen["student"] == "subspace":
+            shapes = self.teacher.shapes(run.format.channels, run.size)
+            rows = run.outputs(run.compiled(Flat(self.teacher)), train, "looking")
+            self.usual = Moments.of([x[0] for x in unflattened(row[None], shapes)] for row in rows)
         return self.task(train, run)
 
-    def leave_one_out(self, train: Samples, run: Run) -> Iterator[FractalScorer]:
-        """Training anew for each image would take hours: what learnt from one half judges the other."""
+    def leave_one_out(self, train: Samples, run: Run) -> Iterator[nn.Module]:
         alone = replace(run, checkpoint=None, resume=False)
-        scorers = []
-        for half in (train.items[1::2], train.items[::2]):
-            task = self.task(train.with_items(half), alone)
+
+        def fitted(half: Samples) -> FractalScorer:
+            task = self.task(half, alone)
             _training.train(task, alone, {})
-            scorers.append(FractalScorer(self.teacher, task.network, self.config.score))
-        for number in range(len(train)):
-            yield scorers[number % 2]
+            return FractalScorer(self.teacher, task.network, self.config.score).eval()
+
+        return _training.by_halves(train, fitted)
 
     def words(self, train: Samples, task: Segmenting, one: _training.Probe) -> str:
         student = {"off": "a head alone"}.get(self.chosen["student"], "a head and a student")
@@ -380,13 +389,8 @@ class FractalAD:
             if self.chosen["student"] == "network":
                 student = Student(Stages(self.teacher.backbone.fresh(), taps))
             elif self.chosen["student"] == "subspace":
-                flat = run.compiled(Flat(self.teacher))
-                shapes = [x.shape[1:] for x in self.teacher(torch.zeros(1, run.format.channels, *run.size))]
-                rows = run.outputs(flat, train, "looking")
-                student = Subspace.of(
-                    (([m[0] for m in unflattened(row[None], shapes)]) for row in rows), config.variance
-                )
-            channels = self.teacher.channels(run.format.channels)
+                student = Subspace.of(self.usual, config.variance)
+            channels = [shape[0] for shape in self.teacher.shapes(run.format.channels, run.size)]
             shown = [(1 + (config.view == "both" and student is not None)) * count for count in channels]
             head = SFNet(shown, config.width or channels[0])
         pair = Pair(student, head, config.view, run.size)
@@ -400,7 +404,9 @@ class FractalAD:
         few = train[:LOOKED_AT]
         if has_one_object(run.source(few)):
             return {"student": "network", "student_why": "an object stands out from its background"}
-        share = placed(list(run.outputs(run.compiled(Deepest(self.teacher)), few, "looking")))
+        rows = run.outputs(run.compiled(Flat(self.teacher)), few, "looking")
+        shapes = self.teacher.shapes(run.format.channels, run.size)
+        share = placed([unflattened(row[None], shapes)[-1][0] for row in rows])
         why = f"the place in the picture explains {100 * share:.0f} % of what the teacher sees"
         return {"student": "network" if share >= PLACED else "off", "student_why": why}
 

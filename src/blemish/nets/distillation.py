@@ -1,7 +1,7 @@
-"""A frozen teacher, a student that learns its answers on good pictures, and where the two disagree."""
+"""A frozen teacher, students that know what it makes of good pictures, and where the two disagree."""
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,27 @@ from torch import Tensor, nn
 from blemish.nets.backbone import Backbone, colour_groups
 
 View = Literal["ws", "wt", "t", "s", "difference", "both"]
+
+
+class Moments(NamedTuple):
+    """Of the vectors in a stage's maps of good pictures."""
+
+    mean: Tensor
+    covariance: Tensor
+
+    @classmethod
+    def of(cls, pictures: Iterable[Sequence[Tensor]]) -> "list[Moments]":
+        """For each stage, from the maps (channels, H, W) of pictures."""
+        sums: list[Tensor] = []
+        for maps in pictures:
+            flat = [F.pad(x.flatten(1), (0, 0, 0, 1), value=1.0).double() for x in maps]
+            products = [x @ x.T for x in flat]
+            sums = [a + b for a, b in zip(sums, products, strict=True)] if sums else products
+        means = [total[-1, :-1] / total[-1, -1] for total in sums]
+        return [
+            cls(mean, total[:-1, :-1] / total[-1, -1] - mean.outer(mean))
+            for mean, total in zip(means, sums, strict=True)
+        ]
 
 
 class Stages(nn.Module):
@@ -22,74 +43,17 @@ class Stages(nn.Module):
 
     def forward(self, pictures: Tensor) -> list[Tensor]:
         groups = [self.backbone(group, self.taps) for group in colour_groups(pictures)]
-        return [torch.cat(maps, dim=1) for maps in zip(*groups, strict=True)]
+        return [torch.cat(each, dim=1) for each in zip(*groups, strict=True)]
 
-    def channels(self, of_picture: int) -> list[int]:
-        return [
-            len(colour_groups(torch.zeros(1, of_picture, 1, 1))) * self.backbone.tap(name).channels
-            for name in self.taps
-        ]
-
-
-class Student(nn.Module):
-    """A network of the teacher's architecture, which sees the picture."""
-
-    def __init__(self, stages: Stages) -> None:
-        super().__init__()
-        self.stages = stages
-
-    def forward(self, pictures: Tensor, teacher: Sequence[Tensor]) -> list[Tensor]:
-        del teacher
-        return self.stages(pictures)
+    @torch.no_grad()
+    def shapes(self, channels: int, size: tuple[int, int]) -> list[torch.Size]:
+        """Of the maps of one picture."""
+        return [x.shape[1:] for x in self(torch.zeros(1, channels, *size))]
 
 
-class Subspace(nn.Module):
-    """The teacher's own maps, brought down to what good pictures vary in: a student that costs nothing."""
-
-    def __init__(self, widths: Sequence[int], kept: Sequence[int]) -> None:
-        super().__init__()
-        self.means = nn.ParameterList(nn.Parameter(torch.zeros(c), False) for c in widths)
-        self.bases = nn.ParameterList(
-            nn.Parameter(torch.zeros(k, c), False) for c, k in zip(widths, kept, strict=True)
-        )
-
-    @classmethod
-    def of(cls, pictures: Iterable[Sequence[Tensor]], variance: float) -> "Subspace":
-        """From the maps (channels, H, W) of good pictures; so much of their variance is kept."""
-        sums: list[Tensor] = []
-        for maps in pictures:
-            flat = [F.pad(x.flatten(1), (0, 0, 0, 1), value=1.0).double() for x in maps]
-            products = [x @ x.T for x in flat]
-            sums = [a + b for a, b in zip(sums, products, strict=True)] if sums else products
-        means, bases = [], []
-        for total in sums:
-            mean = total[-1, :-1] / total[-1, -1]
-            values, vectors = torch.linalg.eigh(total[:-1, :-1] / total[-1, -1] - mean.outer(mean))
-            shares = values.flip(0).clamp(min=0).cumsum(0) / values.clamp(min=0).sum().clamp(min=1e-12)
-            kept = min(int((shares < variance).sum()) + 1, len(mean) - 1)
-            means.append(mean)
-            bases.append(vectors.flip(1)[:, :kept].T)
-        self = cls([len(mean) for mean in means], [len(basis) for basis in bases])
-        for own, found in zip([*self.means, *self.bases], [*means, *bases], strict=True):
-            own.data.copy_(found)
-        return self
-
-    def forward(self, pictures: Tensor, teacher: Sequence[Tensor]) -> list[Tensor]:
-        del pictures
-        return [
-            F.conv2d(F.conv2d(x - mean[:, None, None], basis[..., None, None]), basis.T[..., None, None])
-            + mean[:, None, None]
-            for x, mean, basis in zip(teacher, self.means, self.bases, strict=True)
-        ]
-
-
-class Deepest(nn.Module):
-    def __init__(self, stages: Stages) -> None:
-        super().__init__()
-        self.stages = stages
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        return self.stages(pictures)[-1]
+def stage_taps(backbone: Backbone) -> tuple[str, ...]:
+    last = {tap.stride: tap.name for tap in backbone.taps}
+    return tuple(last.values()) if len(last) > 1 else tuple(tap.name for tap in backbone.taps)
 
 
 class Flat(nn.Module):
@@ -108,9 +72,54 @@ def unflattened(rows: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
     return [piece.reshape(-1, *shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
 
-def stage_taps(backbone: Backbone) -> tuple[str, ...]:
-    last = {tap.stride: tap.name for tap in backbone.taps}
-    return tuple(last.values()) if len(last) > 1 else tuple(tap.name for tap in backbone.taps)
+class Student(nn.Module):
+    """A network of the teacher's architecture, which sees the picture."""
+
+    def __init__(self, stages: Stages) -> None:
+        super().__init__()
+        self.stages = stages
+
+    def forward(self, pictures: Tensor, teacher: Sequence[Tensor]) -> list[Tensor]:
+        del teacher
+        return self.stages(pictures)
+
+
+class Subspace(nn.Module):
+    """The teacher's own maps, without the directions in which good ones hardly vary.
+
+    A student that is found in closed form, and costs next to nothing to ask.
+    """
+
+    def __init__(self, widths: Sequence[int], kept: Sequence[int]) -> None:
+        super().__init__()
+        self.means = nn.ParameterList(nn.Parameter(torch.zeros(width), False) for width in widths)
+        self.bases = nn.ParameterList(
+            nn.Parameter(torch.zeros(count, width), False) for width, count in zip(widths, kept, strict=True)
+        )
+
+    @classmethod
+    def of(cls, usual: Sequence[Moments], variance: float) -> "Subspace":
+        """So much of the variance of good pictures' maps is kept."""
+        bases = []
+        for _, covariance in usual:
+            values, vectors = torch.linalg.eigh(covariance)
+            shares = values.flip(0).clamp(min=0).cumsum(0) / values.clamp(min=0).sum().clamp(min=1e-12)
+            kept = min(int((shares < variance).sum()) + 1, len(values) - 1)
+            bases.append(vectors.flip(1)[:, :kept].T)
+        self = cls([basis.shape[1] for basis in bases], [len(basis) for basis in bases])
+        means = [mean for mean, _ in usual]
+        for own, found in zip([*self.means, *self.bases], [*means, *bases], strict=True):
+            own.data.copy_(found)
+        return self
+
+    def forward(self, pictures: Tensor, teacher: Sequence[Tensor]) -> list[Tensor]:
+        del pictures
+        known = []
+        for x, mean, basis in zip(teacher, self.means, self.bases, strict=True):
+            middle = mean[:, None, None]
+            parts = F.conv2d(x - middle, basis[..., None, None])
+            known.append(middle + F.conv2d(parts, basis.T[..., None, None]))
+        return known
 
 
 def agreement(teacher: Tensor, student: Tensor) -> Tensor:
@@ -119,7 +128,7 @@ def agreement(teacher: Tensor, student: Tensor) -> Tensor:
 
 
 def distance(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
-    """What the student learns to lower: one minus the cosine, averaged over places, summed over stages."""
+    """What a network learns to lower: one minus the cosine, averaged over places, summed over stages."""
     return torch.stack([(1 - agreement(t, s)).mean() for t, s in zip(teacher, student, strict=True)]).sum()
 
 
