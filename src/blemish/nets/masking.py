@@ -17,6 +17,8 @@ from blemish.nets.saliency import framed, size_of
 
 SPECK = 9
 """Components of fewer pixels are dropped."""
+EVEN = 1e-3
+"""A map that rises above its mean by less than this is even: what is left is rounding."""
 MOST = 0.5
 """Of a picture that may be masked."""
 
@@ -73,7 +75,8 @@ class Masking(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         # Doubles, for a threshold must not depend on the order in which a runtime adds.
         flat = maps.flatten(1).double()
-        found = without_specks((flat > RULES[self.rule](flat)).view_as(maps))
+        uneven = flat.amax(1, keepdim=True) > (1 + EVEN) * flat.mean(1, keepdim=True)
+        found = without_specks((uneven & (flat > RULES[self.rule](flat))).view_as(maps))
         side = 2 * self.dilation + 1
         masks = highest(highest(found.float(), side, 1), 1, side).flatten(1) > 0
         inside = torch.where(masks, flat, -1.0)

@@ -1,0 +1,479 @@
+"""EAR: what looks suspicious is taken out of the picture, filled in from the rest, and compared.
+
+Paper: Park, Kang, Kim, Lee, Kim and Yi, "Excision and Recovery: Enhancing Surface Anomaly Detection with
+Attention-based Single Deterministic Masking", arXiv 2310.04010 v1; `--variant mosaic`: its later version.
+Faithful: one mask a picture from a pre-trained attention that nothing random sways, the mean plus 0.674
+deviations as its threshold, a U-Net trained with all skips and used without the shallow ones, one pass, and
+the highest value of the MSGMS map as score. The papers' bodies could not be read: widths, losses, schedule
+and which skips are off are those of the first author's public code for RIAD, or ours.
+Ours: the attention learned from drawn glyphs instead of MNIST's digits, and the local mean is taken off
+before it looks; good pictures kept aside tell when to stop; widths and updates for two CPU cores; remedies
+for skips that are off; and, to compare with, random masks, no masks, and RIAD's twelve passes.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from blemish.data import Sample, Samples
+from blemish.defects import faint
+from blemish.errors import UsageError
+from blemish.methods import _training
+from blemish.methods._contract import Run
+from blemish.methods._registry import register
+from blemish.nets.attention import Attention
+from blemish.nets.masking import Masking, excise
+from blemish.nets.reconstruction import (
+    CELLS,
+    Loss,
+    Parts,
+    Region,
+    Riad,
+    Smooth,
+    Summary,
+    disjoint_masks,
+    image_score,
+    inpainted,
+    msgms_map,
+    restricted,
+)
+from blemish.nets.saliency import ClassToken, DifferenceOfGaussians, SpectralResidual
+from blemish.nets.unet import UNet, mean_skips, recalibrate, sliced
+
+LEVELS = (1, 2, 4, 8, 8)
+"""Widths of the U-Net's levels, in those of the first."""
+SHALLOW = 2
+"""Skips that are off in inspection: fine detail, and with it a fine defect, must not leak through."""
+SIZES = (4, 8, 16, 32)
+"""Of a mosaic's cells, to choose among."""
+CELL = 16
+"""Side of the squares of random masks, in pixels of a 256-pixel picture."""
+PAINTED = 64
+"""Faint defects that a mosaic's cells are chosen by."""
+BATCH = 8
+
+Hide = Literal["attention", "random", "riad", "nothing"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    variant: Literal["v1", "mosaic"] = "v1"
+    """`mosaic`, the later version: what is hidden is made coarse instead of emptied, and all skips are on."""
+    updates: int = 150
+    """Updates of the U-Net, at most."""
+    batch: int = 8
+    """Pictures in an update."""
+    learning_rate: float = 1e-3
+    """Of the first update; it falls along a cosine."""
+    width: int = 16
+    """Channels of the U-Net's first level; the deeper ones have 2, 4, 8 and 8 times as many."""
+    hide: Hide = "attention"
+    """What is hidden. To compare with: `random` squares of the same area, `riad`'s passes, `nothing`."""
+    saliency: Literal["strokes", "residual", "gaussians", "vit"] = "strokes"
+    """What draws attention: strokes, a spectrum's residual, what differs between scales, or a transformer."""
+    attention: str = ""
+    """Weights for `strokes` that tools/train_attention.py made, of MNIST say; ours know drawn glyphs."""
+    vit: str = ""
+    """The transformer, for `vit`: a model id of the hub or a folder."""
+    levelled: bool = True
+    """Whether the local mean is taken off first: to the attention all that is bright is ink."""
+    polarity: Literal["both", "bright", "dark"] = "both"
+    """Which strokes draw attention."""
+    scales: int = 1
+    """At how many sizes the picture is looked at, each half the last."""
+    rule: Literal["tukey", "sigma1", "sigma2", "sigma3", "top1", "top5", "top10", "top25", "otsu"] = "tukey"
+    """Above which attention a pixel is hidden; `tukey`: the mean and 0.674 deviations."""
+    dilation: int = 4
+    """Pixels by which what is hidden grows, so that no rim is left to copy."""
+    fill: Literal["auto", "zero", "mean", "mosaic"] = "auto"
+    """What is put in its place."""
+    cell: int = 0
+    """Side of a mosaic's cells in pixels, 0: chosen on painted defects."""
+    off: int = -1
+    """Shallow skips that are off in inspection; -1: two in v1, none in mosaic."""
+    off_in_training: int = 0
+    """Shallow skips that are off in training."""
+    remedy: Literal["none", "bn_recal", "mean_skip"] = "none"
+    """For skips that are off: take batch norms anew, or put a skip's mean in its place."""
+    loss: Parts = "l2+ssim+msgms"
+    """What is made small."""
+    smooth: float = 3.0
+    """Standard deviation of the map's blur, in pixels of a 256-pixel picture, 0: none."""
+    score: Summary = "max"
+    """Image score from the map: its maximum or the mean of its highest thousandth."""
+    region: Region = "all"
+    """Where the image score looks."""
+    mask_channel: bool = False
+    """Whether the U-Net is told what is hidden."""
+    mask_aug: float = 0.0
+    """Share of training pictures that a random square more is hidden of."""
+    flips: bool = True
+    """Whether training pictures are flipped."""
+    check_every: int = 25
+    """Updates between two looks at good pictures kept aside; 0: none."""
+    patience: int = 4
+    """Looks without a better one after which training ends."""
+
+    def __post_init__(self) -> None:
+        leasts = {
+            "updates": 1,
+            "batch": 1,
+            "width": 1,
+            "scales": 1,
+            "cell": 0,
+            "off": -1,
+            "off_in_training": 0,
+        }
+        for name, least in {**leasts, "dilation": 0, "check_every": 0, "patience": 1}.items():
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} is {getattr(self, name)}: give at least {least}.")
+        for name in ("off", "off_in_training"):
+            if getattr(self, name) >= len(LEVELS):
+                raise UsageError(f"{name} is {getattr(self, name)}: the U-Net has {len(LEVELS) - 1} skips.")
+        if self.saliency == "vit" and not self.vit:
+            raise UsageError("The saliency vit needs a transformer: name it with --vit.")
+
+    @property
+    def filling(self) -> Literal["zero", "mean", "mosaic"]:
+        if self.fill != "auto":
+            return self.fill
+        return "mosaic" if self.variant == "mosaic" else "zero"
+
+    @property
+    def switches(self) -> tuple[bool, ...]:
+        off = self.off if self.off >= 0 else (0 if self.variant == "mosaic" else SHALLOW)
+        return first_off(off)
+
+
+def first_off(count: int) -> tuple[bool, ...]:
+    return tuple(level >= count for level in range(len(LEVELS) - 1))
+
+
+class Hiding(nn.Module):
+    """Pictures (N, C, H, W) → masks (N, H, W), 1 where they are hidden: a function of the picture alone."""
+
+    def __init__(self, saliency: nn.Module, masking: Masking) -> None:
+        super().__init__()
+        self.saliency = saliency
+        self.masking = masking
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.masking(self.saliency(pictures))
+
+
+class Constant(nn.Module):
+    """The same mask for every picture."""
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.mask: Tensor
+        self.register_buffer("mask", mask)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.mask.expand(len(pictures), -1, -1)
+
+
+def saliency_of(config: Config) -> nn.Module:
+    if config.saliency == "vit":
+        return ClassToken(config.vit)
+    if config.saliency == "residual":
+        return SpectralResidual()
+    if config.saliency == "gaussians":
+        return DifferenceOfGaussians()
+    return Attention(
+        Path(config.attention) if config.attention else "strokes",
+        polarity=config.polarity,
+        scales=[0.5**level for level in range(config.scales)],
+        levelled=config.levelled,
+    )
+
+
+def random_squares(size: tuple[int, int], share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Squares on a grid that together have about this share of the picture."""
+    side = max(round(CELL * math.sqrt(size[0] * size[1]) / 256), 1)
+    rows, columns = (-(-each // side) for each in size)
+    chosen = rng.permutation(rows * columns).reshape(rows, columns) < round(share * rows * columns)
+    return chosen.repeat(side, 0).repeat(side, 1)[: size[0], : size[1]]
+
+
+class Batch(NamedTuple):
+    pictures: Tensor
+    hidden: Tensor
+    """(N, H, W), or for RIAD (N, passes, 1, H, W)."""
+    cells: int
+    """Side of the mosaic."""
+
+
+class Filling(nn.Module):
+    """The U-Net, given pictures without what is hidden of them."""
+
+    def __init__(self, unet: nn.Module, config: Config) -> None:
+        super().__init__()
+        self.unet = unet
+        self.fill, self.told = config.filling, config.mask_channel
+
+    def left(self, pictures: Tensor, hidden: Tensor, cells: int) -> Tensor:
+        """What the U-Net is given."""
+        if hidden.ndim > 3:
+            return (pictures[:, None] * (1 - hidden)).flatten(0, 1)
+        left = excise(pictures, hidden, self.fill, cells)
+        return torch.cat([left, hidden[:, None]], 1) if self.told else left
+
+    def forward(self, pictures: Tensor, hidden: Tensor, cells: int) -> Tensor:
+        if hidden.ndim > 3:
+            return inpainted(self.unet, pictures, hidden)
+        return self.unet(self.left(pictures, hidden, cells))
+
+
+class EarScorer(nn.Module):
+    def __init__(
+        self, hiding: nn.Module, filling: Filling, config: Config, size: tuple[int, int], cells: int
+    ) -> None:
+        super().__init__()
+        self.hiding, self.filling, self.cells = hiding, filling, cells
+        self.score, self.region = config.score, config.region
+        self.smooth = Smooth(size, config.smooth)
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.hiding(pictures)
+        rebuilt = self.filling(pictures, hidden, self.cells)
+        error = self.smooth(msgms_map(pictures, rebuilt))
+        return image_score(restricted(error, hidden, self.region), self.score), error
+
+
+class First(nn.Module):
+    """Of what a scorer gives, the image score."""
+
+    def __init__(self, scorer: nn.Module) -> None:
+        super().__init__()
+        self.scorer = scorer
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.scorer(pictures)[0]
+
+
+class RiadScorer(nn.Module):
+    """Twelve passes, every pixel in turn hidden."""
+
+    def __init__(self, unet: nn.Module, config: Config, size: tuple[int, int], seed: int) -> None:
+        super().__init__()
+        self.riad = Riad(unet, size, seed=seed)
+        self.smooth, self.score = Smooth(size, config.smooth), config.score
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        error = self.smooth(self.riad(pictures))
+        return image_score(error, self.score), error
+
+
+class Inpainting(_training.Task):
+    """Rebuild whole good pictures from what is not hidden of them."""
+
+    label = "learning to fill in"
+    network: Filling
+
+    def __init__(
+        self, network: Filling, train: Samples, masks: dict[str, NDArray[np.uint8]], config: Config, run: Run
+    ) -> None:
+        self.network, self.config, self.run, self.masks = network, config, run, masks
+        self.updates, self.patience = config.updates, config.patience
+        self.check_every = config.check_every if len(train) > 1 else 0
+        self.train, self.aside = train, train.with_items([])
+        if self.check_every:
+            self.train, self.aside = _training.kept_aside(train, run.seed)
+        self.objective = Loss(config.loss, half=True)
+        assert isinstance(network.unet, UNet)
+        network.unet.switch(first_off(config.off_in_training))
+
+    def optimiser(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.network.parameters(), lr=self.config.learning_rate)
+
+    def rate(self, update: int) -> float:
+        return self.config.learning_rate * (1 + math.cos(math.pi * (update - 1) / self.updates)) / 2
+
+    def phase(self, update: int) -> None:
+        self.network.train()
+
+    def draw(self, update: int, forward: int) -> Batch:
+        start = (update - 1) * self.config.batch
+        rng = np.random.default_rng([self.run.seed, update])
+        cells = self.config.cell or int(rng.choice(SIZES))
+        some = [self.example(number) for number in range(start, start + self.config.batch)]
+        return self.together(some, cells)
+
+    def example(self, number: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        seed = self.run.seed
+        turn, rank = divmod(number, len(self.train))
+        sample = self.train[int(np.random.default_rng([seed, turn]).permutation(len(self.train))[rank])]
+        rng = np.random.default_rng([seed, turn, rank])
+        picture, mask = self.run.pixels([sample])[0], self.hidden(sample.name, rng)
+        if self.config.flips:
+            ways = tuple(axis for axis in (-2, -1) if rng.random() < 0.5)
+            picture, mask = np.flip(picture, ways), np.flip(mask, ways)
+        return picture, mask
+
+    def hidden(self, name: str, rng: np.random.Generator) -> NDArray[np.bool_]:
+        size = self.run.size
+        if self.config.hide == "nothing":
+            return np.zeros(size, bool)
+        if self.config.hide == "riad":
+            return disjoint_masks(size, int(rng.choice(CELLS)), seed=int(rng.integers(2**31)))
+        mask = np.unpackbits(self.masks[name], count=math.prod(size)).reshape(size).view(np.bool_)
+        if self.config.hide == "random":
+            return random_squares(size, float(mask.mean()), rng)
+        if rng.random() < self.config.mask_aug:
+            mask = mask | random_squares(size, 0.05, rng)
+        return mask
+
+    def together(self, some: list[tuple[NDArray[np.float32], NDArray[np.bool_]]], cells: int) -> Batch:
+        pictures = torch.from_numpy(np.stack([picture for picture, _ in some]))
+        hidden = torch.from_numpy(np.stack([mask for _, mask in some])).float()
+        return Batch(pictures, hidden[:, :, None] if hidden.ndim > 3 else hidden, cells)
+
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        return self.objective(batch.pictures, network(batch.pictures, batch.hidden, batch.cells))
+
+    def kept(self, samples: Iterable[Sample]) -> Iterator[Batch]:
+        """Pictures as they are, with what is hidden of them whenever this is asked."""
+        items = list(samples)
+        for start in range(0, len(items), BATCH):
+            some = items[start : start + BATCH]
+            each = [
+                (
+                    self.run.pixels([sample])[0],
+                    self.hidden(sample.name, np.random.default_rng([start + place])),
+                )
+                for place, sample in enumerate(some)
+            ]
+            yield self.together(each, self.config.cell or SIZES[len(SIZES) // 2])
+
+    def check(self) -> float:
+        """The loss on good pictures kept aside."""
+        device = next(self.network.parameters()).device
+        total = 0.0
+        for batch in self.kept(self.aside):
+            moved = Batch(batch.pictures.to(device), batch.hidden.to(device), batch.cells)
+            total += len(batch.pictures) * float(self.loss(self.network, moved))
+        return total / len(self.aside)
+
+
+@register
+class EAR:
+    name: ClassVar[str] = "ear"
+    Config: ClassVar[type] = Config
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "fast": {},
+        "full": {"updates": 1200, "patience": 8},
+        "paper": {
+            "updates": 8000,
+            "batch": 16,
+            "width": 64,
+            "smooth": 0.0,
+            "levelled": False,
+            "patience": 320,
+        },
+    }
+    outputs: ClassVar[tuple[str, ...]] = ("pred_score", "anomaly_map")
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self.chosen: dict[str, Any] = {}
+
+    def fit(self, train: Samples, run: Run) -> nn.Module:
+        self.look(train, run)
+        task = self.task(train, run)
+        one = _training.probe(deepcopy(task), run.device)
+        self.chosen["expected_seconds"] = round(one.seconds * task.updates)
+        run.say(
+            f"Learning from {len(train)} images: {100 * self.share:.0f} % of a picture is hidden; "
+            f"{task.updates} updates of {self.config.batch}, about {one.seconds * task.updates:.0f} s at "
+            "most."
+        )
+        losses = _training.train(task, run, _training.key(self.name, self.config, run.source(train), run))
+        self.chosen |= {"updates": len(losses), "loss": float(np.mean(losses[-20:])) if losses else None}
+        return self.scorer(task, run)
+
+    def leave_one_out(self, train: Samples, run: Run) -> Iterator[nn.Module]:
+        alone = replace(run, checkpoint=None, resume=False)
+
+        def fitted(half: Samples) -> nn.Module:
+            task = self.task(half, alone)
+            _training.train(task, alone, {})
+            return self.scorer(task, alone)
+
+        return _training.by_halves(train, fitted)
+
+    def look(self, train: Samples, run: Run) -> None:
+        """What is hidden of each training picture, one bit a pixel: it depends on the picture alone."""
+        config = self.config
+        self.masks: dict[str, NDArray[np.uint8]] = {}
+        self.hiding: nn.Module = Constant(torch.zeros(run.size))
+        if config.hide in ("attention", "random"):
+            self.hiding = Hiding(saliency_of(config), Masking(config.rule, config.dilation))
+            masks = run.outputs(run.compiled(self.hiding), train, "attention")
+            for sample, mask in zip(train, masks, strict=True):
+                self.masks[sample.name] = np.packbits(mask.numpy() > 0)
+        shares = [np.unpackbits(mask, count=math.prod(run.size)).mean() for mask in self.masks.values()]
+        self.share = float(np.mean(shares)) if shares else (1 / 3 if config.hide == "riad" else 0.0)
+        self.chosen |= {
+            "hidden": round(self.share, 4),
+            "most_hidden": round(max(shares, default=0.0), 4),
+        }
+        if config.hide == "random":
+            fixed = random_squares(run.size, self.share, np.random.default_rng([run.seed]))
+            self.hiding = Constant(torch.from_numpy(fixed).float())
+
+    def task(self, train: Samples, run: Run) -> Inpainting:
+        config, channels = self.config, run.format.channels
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(run.seed)
+            unet = UNet(tuple(config.width * level for level in LEVELS), channels, int(config.mask_channel))
+        unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return Inpainting(Filling(unet, config), train, self.masks, config, run)
+
+    def scorer(self, task: Inpainting, run: Run) -> nn.Module:
+        config, filling = self.config, task.network
+        unet = filling.unet
+        assert isinstance(unet, UNet)
+        unet.switch(config.switches)
+        remedy = {"none": None, "bn_recal": recalibrate, "mean_skip": mean_skips}[config.remedy]
+        if remedy is not None:
+            remedy(unet, (filling.left(*batch) for batch in task.kept(task.train)))
+        thin = sliced(unet)
+        if config.hide == "riad":
+            return RiadScorer(thin, config, run.size, run.seed).eval()
+
+        def scorer(cells: int) -> EarScorer:
+            return EarScorer(self.hiding, Filling(thin, config), config, run.size, cells).eval()
+
+        if config.filling != "mosaic" or config.cell:
+            return scorer(config.cell or CELL)
+        apart = {cells: self.apart(scorer(cells), task.aside or task.train, run) for cells in SIZES}
+        best = max(apart, key=lambda cells: apart[cells])
+        self.chosen |= {"cell": best, "cell_apart": {str(cells): round(apart[cells], 3) for cells in apart}}
+        return scorer(best)
+
+    def apart(self, scorer: EarScorer, good: Samples, run: Run) -> float:
+        """By how many of good pictures' deviations faint defects painted on them score higher."""
+        compiled = run.compiled(First(scorer))
+        painted = faint(run.source(good), PAINTED, seed=run.seed)
+        bad = [
+            float(compiled(run.repainted(good[number], picture)))
+            for picture, number in zip(painted.pictures, painted.numbers, strict=True)
+        ]
+        usual = np.array([float(compiled(run.pixels([sample]))) for sample in good])
+        middle = float(np.median(usual))
+        return (float(np.median(bad)) - middle) / max(float(np.median(np.abs(usual - middle))), 1e-12)
+
+    def weights(self, scorer: nn.Module) -> dict[str, Tensor]:
+        return {name: value.cpu().contiguous() for name, value in scorer.state_dict().items()}
+
+    def facts(self) -> dict[str, Any]:
+        return dict(self.chosen)

@@ -1,0 +1,242 @@
+"""EAR: what is hidden, what learns, and what its settings do."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import blemish
+from blemish.errors import UsageError
+from blemish.methods import _training, create
+from blemish.methods.ear import SIZES, Config, EarScorer, Inpainting, random_squares
+from blemish.model.inspector import Graph
+from blemish.nets.runtime import export
+from blemish.nets.unet import UNet
+from tests.methods.product import SIDE, datasets, fit, marked, pictures, run_for
+
+QUICK: dict[str, Any] = {"updates": 4, "batch": 2, "width": 4, "check_every": 2}
+
+
+def stripes(count: int, side: int = 64) -> list[NDArray[np.uint8]]:
+    rng = np.random.default_rng(0)
+    wave = 120 + 50 * np.sin(np.arange(side) / 3)
+    shades = [wave[None, :, None] + rng.normal(0, 3, (side, side, 3)) for _ in range(count)]
+    return [shade.clip(0, 255).astype(np.uint8) for shade in shades]
+
+
+def scratched(picture: NDArray[np.uint8], seed: int = 0) -> NDArray[np.uint8]:
+    bad, rng = picture.copy(), np.random.default_rng(seed)
+    start, end = rng.integers(8, 56, (2, 2)).tolist()
+    cv2.line(bad, start, end, (250, 250, 250), 2)
+    return bad
+
+
+def prepared(options: dict[str, Any], images: Any = None, **given: Any) -> tuple[Any, Inpainting, Any]:
+    samples = datasets(pictures(6) if images is None else images)
+    run = run_for(samples, **given)
+    method = create("ear", options=options)
+    method.look(samples, run)
+    return method, method.task(samples, run), run
+
+
+def test_presets_and_variants() -> None:
+    v1, later = Config(), Config(variant="mosaic")
+    assert (v1.filling, v1.switches) == ("zero", (False, False, True, True))
+    assert (later.filling, later.switches) == ("mosaic", (True,) * 4)
+    assert Config(variant="mosaic", fill="mean", off=1).filling == "mean"
+    paper = create("ear", "paper").config
+    assert (paper.width, paper.smooth, paper.batch, paper.levelled) == (64, 0.0, 16, False)
+
+
+def test_one_update_changes_all_of_the_unet_and_nothing_of_the_attention() -> None:
+    method, task, _ = prepared({**QUICK, "updates": 1, "check_every": 0})
+    before = {name: value.clone() for name, value in task.network.named_parameters()}
+    attention = {name: value.clone() for name, value in method.hiding.state_dict().items()}
+    _training.train(task, task.run, {})
+    after = dict(task.network.named_parameters())
+    assert all(not torch.equal(value, after[name]) for name, value in before.items())
+    assert attention
+    assert all(torch.equal(value, attention[name]) for name, value in method.hiding.state_dict().items())
+
+
+def test_all_skips_are_on_in_training_and_shallow_ones_off_in_inspection() -> None:
+    method, task, run = prepared(QUICK)
+    assert isinstance(task.network.unet, UNet)
+    assert task.network.unet.switches == (True,) * 4
+    scorer = method.scorer(task, run)
+    assert scorer.filling.unet.switches == (False, False, True, True)
+    _, fewer, _ = prepared({**QUICK, "off_in_training": 4})
+    assert fewer.network.unet.switches == (False,) * 4
+
+
+def test_masks_are_those_of_the_inspected_picture() -> None:
+    method, task, _ = prepared({**QUICK, "flips": False, "batch": 6}, images=stripes(6, SIDE))
+    batch = task.draw(1, 0)
+    with torch.no_grad():
+        asked = method.hiding(batch.pictures)
+    assert asked.any()
+    assert float((asked != batch.hidden).float().mean()) < 0.01  # a tie may fall to either side
+    held = sum(mask.nbytes for mask in task.masks.values())
+    assert held == 6 * SIDE**2 / 8
+
+
+@pytest.mark.parametrize("hide", ["random", "riad", "nothing"])
+def test_what_it_is_compared_with(hide: str) -> None:
+    method, task, run = prepared({**QUICK, "hide": hide})
+    batch = task.draw(1, 0)
+    if hide == "riad":
+        assert torch.equal(batch.hidden.sum(1), torch.ones(2, 1, SIDE, SIDE))
+    elif hide == "nothing":
+        assert not batch.hidden.any()
+    else:
+        assert float(batch.hidden.mean()) == pytest.approx(method.share, abs=0.12)
+    assert float(task.loss(task.network, batch).detach()) > 0
+    scorer = method.scorer(task, run)
+    with torch.no_grad():
+        first, again = (scorer(batch.pictures) for _ in range(2))
+    assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
+
+
+def test_pictures_and_masks_are_flipped_together() -> None:
+    _, task, _ = prepared({**QUICK, "flips": True})
+    _, plain, _ = prepared({**QUICK, "flips": False})
+    ways = set()
+    for number in range(12):
+        (picture, mask), (whole, own) = task.example(number), plain.example(number)
+        for axes in ((), (-2,), (-1,), (-2, -1)):
+            if np.array_equal(picture, np.flip(whole, axes)):
+                assert np.array_equal(mask, np.flip(own, axes))
+                ways.add(axes)
+    assert len(ways) == 4
+
+
+def test_random_squares_have_the_share_that_is_asked_for() -> None:
+    for share in (0.0, 0.2, 0.5, 1.0):
+        mask = random_squares((256, 192), share, np.random.default_rng(0))
+        assert mask.mean() == pytest.approx(share, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"remedy": "bn_recal"},
+        {"remedy": "mean_skip", "mask_channel": True},
+        {"variant": "mosaic", "saliency": "residual", "cell": 8},
+        {"fill": "mean", "scales": 2, "rule": "otsu", "score": "top", "region": "mask+ring"},
+        {"hide": "riad"},
+        {"mask_aug": 1.0, "loss": "l2", "polarity": "dark", "smooth": 0.0},
+    ],
+)
+def test_every_setting_exports(options: dict[str, Any]) -> None:
+    method, task, run = prepared({**QUICK, **options})
+    _training.train(task, run, {})
+    scorer = method.scorer(task, run)
+    batch = run.pixels(datasets(pictures(3)))
+    with torch.no_grad():
+        score, heat = scorer(torch.from_numpy(batch))
+    shipped = Graph(export(scorer, 3, (SIDE, SIDE), method.outputs))(batch)
+    np.testing.assert_allclose(shipped.scores, score.numpy(), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(shipped.maps, heat.numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_a_mosaics_cells_are_chosen_on_painted_defects() -> None:
+    model = fit(pictures(12), method="ear", options={**QUICK, "variant": "mosaic"})
+    facts = model.manifest["facts"]
+    assert facts["cell"] in SIZES
+    apart = {int(cells): value for cells, value in facts["cell_apart"].items()}
+    assert set(apart) == set(SIZES)
+    assert apart[facts["cell"]] == max(apart.values())
+
+
+@pytest.mark.slow
+def test_scratches_score_above_clean_stripes() -> None:
+    options = {"updates": 120, "batch": 8, "width": 8, "check_every": 0, "learning_rate": 3e-3}
+    model = blemish.fit(stripes(30), method="ear", size=64, options=options)
+    clean = [model.inspect(picture).score for picture in stripes(40)[30:]]
+    bad = [model.inspect(scratched(picture, seed)).score for seed, picture in enumerate(stripes(40)[30:])]
+    assert np.mean(np.array(bad)[:, None] > np.array(clean)) > 0.9
+
+
+def test_losses_in_holes_fall() -> None:
+    options = {"updates": 60, "batch": 8, "width": 8, "check_every": 0, "learning_rate": 3e-3}
+    _, task, run = prepared(options, images=stripes(12, SIDE))
+    batch = task.draw(1, 0)
+
+    def inside() -> float:
+        task.network.train()
+        with torch.no_grad():
+            rebuilt = task.network(batch.pictures, batch.hidden, batch.cells)
+        return task.objective.inside_and_outside(batch.pictures, rebuilt, batch.hidden[:, None])[0]
+
+    before = inside()
+    _training.train(task, run, {})
+    assert inside() < before / 2
+
+
+def test_pictures_kept_aside_judge() -> None:
+    _, task, _ = prepared(QUICK, images=pictures(20))
+    assert len(task.aside) == 2
+    assert {sample.name for sample in task.aside}.isdisjoint(sample.name for sample in task.train)
+    task.network.eval()
+    with torch.no_grad():
+        assert task.check() == task.check() > 0
+
+
+def test_a_killed_training_ends_as_an_undisturbed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_training, "SAVE_EVERY", 0.0)
+    options = {**QUICK, "updates": 6}
+    images = pictures(26)  # enough to hold some out
+    whole = fit(images, method="ear", options=options)
+    loss, passes = Inpainting.loss, 0
+
+    def dying(self: Inpainting, network: Any, batch: Any) -> Tensor:
+        nonlocal passes
+        if self.network.training:
+            passes += 1
+        if passes > 4 + 4:  # four of the probe
+            raise KeyboardInterrupt
+        return loss(self, network, batch)
+
+    monkeypatch.setattr(Inpainting, "loss", dying)
+    place = tmp_path / "parts.checkpoint"
+    with pytest.raises(KeyboardInterrupt):
+        fit(images, method="ear", options=options, checkpoint=place)
+    monkeypatch.setattr(Inpainting, "loss", loss)
+    resumed = fit(images, method="ear", options=options, checkpoint=place, resume=True)
+    assert resumed.archive.graph == whole.archive.graph
+
+
+def test_other_pictures() -> None:
+    for channels, dtype in ((1, np.uint16), (4, np.uint8)):
+        images = pictures(4, channels, dtype)
+        model = fit(images, method="ear", options=QUICK)
+        assert np.isfinite(model.inspect(marked(images[0])).score)
+    flat = [np.full((40, 72, 3), 90, np.uint8)] * 4
+    model = blemish.fit(flat, method="ear", size=(40, 72), options=QUICK)
+    assert model.manifest["facts"]["hidden"] == 0
+    assert np.isfinite(model.inspect(flat[0]).score)
+
+
+def test_never_more_than_half_is_hidden() -> None:
+    method, task, run = prepared({**QUICK, "rule": "top25", "dilation": 40})
+    batch = task.draw(1, 0)
+    assert 0.3 < float(batch.hidden.mean((1, 2)).max()) <= 0.5
+    assert method.chosen["most_hidden"] <= 0.5
+    assert isinstance(method.scorer(task, run), EarScorer)
+
+
+def test_what_cannot_work_is_told() -> None:
+    with pytest.raises(UsageError, match="width is 0: give at least 1"):
+        Config(width=0)
+    with pytest.raises(UsageError, match="off is 5: the U-Net has 4 skips"):
+        Config(off=5)
+    with pytest.raises(UsageError, match="name it with --vit"):
+        Config(saliency="vit")
