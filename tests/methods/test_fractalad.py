@@ -232,6 +232,6 @@ def test_it_says_what_it_found_and_how_long_it_will_take() -> None:
     said: list[str] = []
     model = fit(method="fractalad", options={**ALONE, "student": "auto"}, say=said.append)
     facts = model.manifest["facts"]
-    assert facts["student_why"] in said[0]
+    assert f"({facts['student_why']})" in said[0]
     assert "30 updates of 2, about" in said[0]
     assert facts["updates"] == 30

@@ -8,7 +8,7 @@ published schedule.
 Ours: the student of `fast` is no network but the teacher's own maps, brought down to what good pictures vary
 in. Whether there is a student at all, and whether anomalies lie on an object, is found out for each product
 (the code lists both by name). Faint defects of other kinds, painted on good pictures kept aside, tell when to
-stop. In `fast` and `full` batches are smaller and the learning rate falls.
+stop. In `fast` and `full` batches are smaller and the learning rate falls. Score and map are given as log-odds.
 """
 
 import math
@@ -46,6 +46,8 @@ from blemish.nets.sfnet import SFNet
 
 JUDGED = 48
 """Faint defects painted on these."""
+LEAST = 1e-6
+"""Probabilities nearer to 0 or 1 count as this near."""
 PLACED = 0.4
 """Share of what the teacher sees that the place in the picture explains, from which on it is no texture."""
 LOOKED_AT = 64
@@ -191,13 +193,15 @@ def image_score(kind: str, heat: Tensor) -> Tensor:
 
 
 class FractalScorer(nn.Module):
+    """Score and map as log-odds, which rank alike: within 0..1 no threshold could be extrapolated."""
+
     def __init__(self, teacher: Stages, pair: Pair, kind: str) -> None:
         super().__init__()
         self.teacher, self.pair, self.kind = teacher, pair, kind
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        heat = self.pair.logits(pictures, self.teacher(pictures))[:, 0].sigmoid()
-        return image_score(self.kind, heat), heat
+        logits = self.pair.logits(pictures, self.teacher(pictures))[:, 0]
+        return image_score(self.kind, logits.sigmoid()).logit(LEAST), logits
 
 
 class Segmenting(_training.Task):
@@ -374,9 +378,14 @@ class FractalAD:
         return _training.by_halves(train, fitted)
 
     def words(self, train: Samples, task: Segmenting, one: _training.Probe) -> str:
-        student = {"off": "a head alone"}.get(self.chosen["student"], "a head and a student")
+        student = {
+            "subspace": "a head, on what good pictures do not vary in",
+            "network": "a student and a head",
+            "off": "a head alone",
+        }[self.chosen["student"]]
+        why = f" ({self.chosen['student_why']})" if self.config.student == "auto" else ""
         return (
-            f"Learning from {len(train)} images: {student}, for {self.chosen['student_why']}; anomalies "
+            f"Learning from {len(train)} images: {student}{why}; anomalies "
             f"{'on the object' if task.maker.objects else 'anywhere'}; {task.updates} updates of "
             f"{self.config.batch}, about {one.seconds * task.updates:.0f} s at most."
         )
