@@ -8,7 +8,7 @@ published schedule.
 Ours: the student of `fast` is no network but the teacher's own maps, brought down to what good pictures vary
 in. Whether there is a student at all, and whether anomalies lie on an object, is found out for each product
 (the code lists both by name). Faint defects of other kinds, painted on good pictures kept aside, tell when to
-stop. In `fast` and `full` batches are smaller and the learning rate falls. Score and map are given as log-odds.
+stop. In `fast` and `full` batches are smaller and the learning rate falls. Score and map are log-odds.
 """
 
 import math
