@@ -1,19 +1,18 @@
 """How defaults are chosen: painted defects on held-out good images. No test image is ever opened.
 
-    python bench/choose_defaults.py --json bench/results/choices.json ../shared/data/screw …
+    python bench/choose_defaults.py ../shared/data/screw … [--of fractalad]
 
 Of each data set's good training images at most 130 are taken and a quarter of them held out. The held-out
 ones are the good side; the bad side is the same pictures with one defect of REB's DefectMaker each, faded to
-between 15 and 70 % so that the task stays hard. What counts is the image AUROC between the two, averaged over
-data sets and draws. The three products of the demo set are always added.
+between 15 and 70 % so that the task stays hard. What counts is the image AUROC between the two, and for a
+method whose point is the map its pixel AP, averaged over data sets and draws. The three products of the demo
+set are added unless told. Results go into bench/results/choices….json as soon as they are there.
 """
 
 import argparse
-import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -22,14 +21,15 @@ from numpy.typing import NDArray
 import blemish
 from blemish import data, defects
 from blemish.data import Role, Samples, demo
-from blemish.evaluate.bench import machine, versions
-from blemish.evaluate.metrics import image_metrics
+from blemish.evaluate.metrics import image_metrics, pixel_metrics
 from blemish.images import PixelFormat, resize, to_rgb8
+from records import RESULTS, Store
 
 SIZE = (256, 256)
 MOST_IMAGES = 130
 PAINTED = 96
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+Variants = dict[str, tuple[str, dict[str, Any]]]
+BANKS: Variants = {
     "knn": ("knn", {}),
     "knn, not whitened": ("knn", {"whiten": 0.0}),
     "knn, fully whitened": ("knn", {"whiten": 1.0}),
@@ -37,6 +37,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "reb": ("reb", {"alpha": 1.0}),
     "reb, not whitened": ("reb", {"alpha": 1.0, "whiten": 0.0}),
     "reb, without places": ("reb", {"alpha": 1.0, "places": False}),
+    "reb, alpha auto": ("reb", {}),
     "reb, alpha 0": ("reb", {"alpha": 0.0}),
     "reb, alpha 0.5": ("reb", {"alpha": 0.5}),
     "reb, alpha 1.5": ("reb", {"alpha": 1.5}),
@@ -45,6 +46,33 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "reb, 2048 rows": ("reb", {"alpha": 1.0, "rows": 2048}),
     "reb, published density": ("reb", {"alpha": 1.0, "density": "paper", "squared": True, "neighbours": 9}),
 }
+FRACTALAD: Variants = {
+    "fast": ("fractalad", {}),
+    "teacher alone": ("fractalad", {"student": "off"}),
+    "a network as student": ("fractalad", {"student": "network"}),
+    "75 % of the variance": ("fractalad", {"variance": 0.75}),
+    "98 % of the variance": ("fractalad", {"variance": 0.98}),
+    "shown w · t": ("fractalad", {"view": "wt"}),
+    "shown t and w · s": ("fractalad", {"view": "both"}),
+    "score: max": ("fractalad", {"score": "max"}),
+    "score: top 1 %": ("fractalad", {"score": "top1"}),
+    "score: 99.5 % quantile": ("fractalad", {"score": "q995"}),
+}
+EAR: Variants = {
+    "fast": ("ear", {}),
+    "not levelled": ("ear", {"levelled": False}),
+    "all skips on": ("ear", {"off": 0}),
+    "one skip off": ("ear", {"off": 1}),
+    "three skips off": ("ear", {"off": 3}),
+    "skips off, norms taken anew": ("ear", {"remedy": "bn_recal"}),
+    "skips off, their means instead": ("ear", {"remedy": "mean_skip"}),
+    "same skips in training": ("ear", {"off_in_training": 2}),
+    "random squares": ("ear", {"hide": "random"}),
+    "score: top 0.1 %": ("ear", {"score": "top"}),
+    "score within the mask": ("ear", {"region": "mask"}),
+    "mosaic": ("ear", {"variant": "mosaic"}),
+}
+VARIANTS = {"banks": BANKS, "fractalad": FRACTALAD, "ear": EAR}
 
 Pictures = NDArray[np.uint8]
 
@@ -60,50 +88,46 @@ def good_pictures(samples: Samples, seed: int) -> tuple[Pictures, Pictures]:
     return pictures[held:], pictures[:held]
 
 
-def auroc(train: Pictures, held: Pictures, bad: Pictures, variant: str, seed: int) -> float:
-    method, options = VARIANTS[variant]
+def measured(
+    train: Pictures, held: Pictures, bad: defects.Faint, *, method: str, options: dict[str, Any], seed: int
+) -> dict[str, Any]:
     model = blemish.fit(list(train), method=method, options=options, size=SIZE, seed=seed)
-    scores = [float(model.raw(picture).scores[0]) for picture in (*held, *bad)]
-    found = image_metrics(scores, [False] * len(held) + [True] * len(bad)).auroc
-    assert found is not None
-    return found
+    found = [model.raw(picture) for picture in (*held, *bad.pictures)]
+    masks = np.concatenate([np.zeros((len(held), *SIZE), bool), bad.masks])
+    image = image_metrics([raw.scores[0] for raw in found], [False] * len(held) + [True] * len(bad.pictures))
+    pixels = pixel_metrics(lambda: zip((raw.maps[0] for raw in found), masks, strict=True))
+    return {
+        "image_auroc": image.auroc,
+        "pixel_ap": pixels.ap,
+        "fit_seconds": model.manifest["fit_seconds"],
+    }
 
 
-def rounds(folders: list[Path], seeds: list[int]) -> Iterator[dict[str, Any]]:
+def rounds(folders: list[Path], seeds: list[int], drawn: bool) -> Iterator[tuple[str, int, Samples]]:
     with tempfile.TemporaryDirectory() as place:
-        products = demo.write(Path(place), seed=7, train=100, test_good=1, test_bad=1)
-        for folder in [*folders, *products]:
-            for seed in seeds:
-                train, held = good_pictures(data.read(folder), seed)
-                bad = defects.faint(
-                    defects.Source(held, defects.foregrounds(held)), PAINTED, seed=seed
-                ).pictures
-                for variant in VARIANTS:
-                    value = auroc(train, held, bad, variant, seed)
-                    print(folder.name, seed, variant, f"{100 * value:.1f}", flush=True)
-                    yield {"dataset": folder.name, "seed": seed, "variant": variant, "auroc": value}
+        products = demo.write(Path(place), seed=7, train=100, test_good=1, test_bad=1) if drawn else []
+        for seed in seeds:
+            for folder in [*folders, *products]:
+                yield folder.name, seed, data.read(folder)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folders", nargs="*", type=Path)
+    parser.add_argument("--of", choices=VARIANTS, default="banks")
     parser.add_argument("--seeds", default="0,1")
-    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--only-folders", action="store_true", help="leave the demo set out")
     given = parser.parse_args()
-    records = list(rounds(given.folders, [int(seed) for seed in given.seeds.split(",")]))
-    names = sorted({record["dataset"] for record in records})
-    table = {
-        variant: {
-            name: mean(r["auroc"] for r in records if (r["variant"], r["dataset"]) == (variant, name))
-            for name in names
-        }
-        for variant in VARIANTS
-    }
-    for row in table.values():
-        row["mean"] = mean(row.values())
-    result = {"schema": 1, "records": records, "table": table, "machine": machine(), "versions": versions()}
-    given.json.parent.mkdir(parents=True, exist_ok=True)
-    given.json.write_text(json.dumps(result, indent=1) + "\n")
+    store = Store(RESULTS / ("choices.json" if given.of == "banks" else f"choices-{given.of}.json"))
+    for name, seed, samples in rounds(
+        given.folders, [int(seed) for seed in given.seeds.split(",")], not given.only_folders
+    ):
+        train, held = good_pictures(samples, seed)
+        bad = defects.faint(defects.Source(held, defects.foregrounds(held)), PAINTED, seed=seed)
+        for variant, (method, options) in VARIANTS[given.of].items():
+            key = {"dataset": name, "seed": seed, "variant": variant}
+            if not store.has(key):
+                store.add(key, measured(train, held, bad, method=method, options=options, seed=seed))
 
 
 if __name__ == "__main__":

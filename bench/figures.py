@@ -126,12 +126,14 @@ def markdown(table: Table) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def choices(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
-    table = result["table"]
-    names = [name for name in next(iter(table.values())) if name != "mean"]
+def choices(result: Mapping[str, Any], _: Mapping[str, Any], *, rate: str = "image_auroc") -> Table:
+    """Means over draws, of variants that all data sets have."""
+    names = sorted({record["dataset"] for record in result["records"]})
     yield ["", "mean", *(f"`{name}`" for name in names)]
-    for variant, row in table.items():
-        yield [variant, *(f"{100 * row[name]:.1f}" for name in ("mean", *names))]
+    for variant in dict.fromkeys(record["variant"] for record in result["records"]):
+        own = [record for record in result["records"] if record["variant"] == variant]
+        means = [fmean(record[rate] for record in own if record["dataset"] == name) for name in names]
+        yield [variant, *(f"{100 * value:.1f}" for value in (fmean(means), *means))]
 
 
 CELLS = [

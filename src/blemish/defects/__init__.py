@@ -2,7 +2,7 @@
 
 from blemish.defects.foreground import Foreground, foreground, foregrounds, has_one_object
 from blemish.defects.fractalmaker import FractalMaker
-from blemish.defects.makers import MAKERS, Defect, Maker, faint, make
+from blemish.defects.makers import MAKERS, Defect, Faint, Maker, faint, make
 from blemish.defects.paste import Draw
 from blemish.defects.source import Source
 
@@ -10,6 +10,7 @@ __all__ = [
     "MAKERS",
     "Defect",
     "Draw",
+    "Faint",
     "Foreground",
     "FractalMaker",
     "Maker",

@@ -94,7 +94,7 @@ class Config:
     pool: int = 1000
     """Without a student, anomalies that are drawn; then they come again, and the teacher knows them."""
     compat: bool = False
-    """Slips of the published code in finding the object."""
+    """As in the published code: each fractal drawn anew, and colours pasted on grey products."""
 
     def __post_init__(self) -> None:
         leasts = {"updates": 1, "batch": 1, "dilation": 0, "maps": 2, "width": 0, "check_every": 0}
