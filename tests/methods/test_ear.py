@@ -13,7 +13,7 @@ from torch import Tensor
 import blemish
 from blemish.errors import UsageError
 from blemish.methods import _training, create
-from blemish.methods.ear import SIZES, Config, EarScorer, Inpainting, random_squares
+from blemish.methods.ear import SIZES, Config, EarScorer, Inpainting
 from blemish.model.inspector import Graph
 from blemish.nets.runtime import export
 from blemish.nets.unet import UNet
@@ -113,12 +113,6 @@ def test_pictures_and_masks_are_flipped_together() -> None:
                 assert np.array_equal(mask, np.flip(own, axes))
                 ways.add(axes)
     assert len(ways) == 4
-
-
-def test_random_squares_have_the_share_that_is_asked_for() -> None:
-    for share in (0.0, 0.2, 0.5, 1.0):
-        mask = random_squares((256, 192), share, np.random.default_rng(0))
-        assert mask.mean() == pytest.approx(share, abs=0.02)
 
 
 @pytest.mark.parametrize(

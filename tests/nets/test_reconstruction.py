@@ -20,6 +20,7 @@ from blemish.nets.reconstruction import (
     image_score,
     inpainted,
     msgms_map,
+    random_squares,
     restricted,
     ssim_error,
 )
@@ -285,3 +286,9 @@ def test_training_fills_holes() -> None:
         optimiser.step()
     assert now() < before / 2
     assert now() < flat / 10  # than grey holes
+
+
+def test_random_squares_have_the_share_that_is_asked_for() -> None:
+    for share in (0.0, 0.2, 0.5, 1.0):
+        mask = random_squares((256, 192), share, np.random.default_rng(0))
+        assert mask.mean() == pytest.approx(share, abs=0.02)

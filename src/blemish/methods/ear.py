@@ -30,7 +30,7 @@ from blemish.methods import _training
 from blemish.methods._contract import Run
 from blemish.methods._registry import register
 from blemish.nets.attention import Attention
-from blemish.nets.masking import Masking, excise
+from blemish.nets.masking import Constant, Hiding, Masking, excise
 from blemish.nets.reconstruction import (
     CELLS,
     Loss,
@@ -43,6 +43,7 @@ from blemish.nets.reconstruction import (
     image_score,
     inpainted,
     msgms_map,
+    random_squares,
     restricted,
 )
 from blemish.nets.saliency import ClassToken, DifferenceOfGaussians, SpectralResidual
@@ -54,8 +55,6 @@ SHALLOW = 2
 """Skips that are off in inspection: fine detail, and with it a fine defect, must not leak through."""
 SIZES = (4, 8, 16, 32)
 """Of a mosaic's cells, to choose among."""
-CELL = 16
-"""Side of the squares of random masks, in pixels of a 256-pixel picture."""
 PAINTED = 64
 """Faint defects that a mosaic's cells are chosen by."""
 BATCH = 8
@@ -157,30 +156,6 @@ def first_off(count: int) -> tuple[bool, ...]:
     return tuple(level >= count for level in range(len(LEVELS) - 1))
 
 
-class Hiding(nn.Module):
-    """Pictures (N, C, H, W) → masks (N, H, W), 1 where they are hidden: a function of the picture alone."""
-
-    def __init__(self, saliency: nn.Module, masking: Masking) -> None:
-        super().__init__()
-        self.saliency = saliency
-        self.masking = masking
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        return self.masking(self.saliency(pictures))
-
-
-class Constant(nn.Module):
-    """The same mask for every picture."""
-
-    def __init__(self, mask: Tensor) -> None:
-        super().__init__()
-        self.mask: Tensor
-        self.register_buffer("mask", mask)
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        return self.mask.expand(len(pictures), -1, -1)
-
-
 def saliency_of(config: Config) -> nn.Module:
     if config.saliency == "vit":
         return ClassToken(config.vit)
@@ -194,14 +169,6 @@ def saliency_of(config: Config) -> nn.Module:
         scales=[0.5**level for level in range(config.scales)],
         levelled=config.levelled,
     )
-
-
-def random_squares(size: tuple[int, int], share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Squares on a grid that together have about this share of the picture."""
-    side = max(round(CELL * math.sqrt(size[0] * size[1]) / 256), 1)
-    rows, columns = (-(-each // side) for each in size)
-    chosen = rng.permutation(rows * columns).reshape(rows, columns) < round(share * rows * columns)
-    return chosen.repeat(side, 0).repeat(side, 1)[: size[0], : size[1]]
 
 
 class Batch(NamedTuple):
@@ -352,7 +319,7 @@ class Inpainting(_training.Task):
                 )
                 for place, sample in enumerate(some)
             ]
-            yield self.together(each, self.config.cell or SIZES[len(SIZES) // 2])
+            yield self.together(each, self.config.cell or SIZES[-2])
 
     def check(self) -> float:
         """The loss on good pictures kept aside."""
@@ -454,7 +421,7 @@ class EAR:
             return EarScorer(self.hiding, Filling(thin, config), config, run.size, cells).eval()
 
         if config.filling != "mosaic" or config.cell:
-            return scorer(config.cell or CELL)
+            return scorer(config.cell or SIZES[-2])
         apart = {cells: self.apart(scorer(cells), task.aside or task.train, run) for cells in SIZES}
         best = max(apart, key=lambda cells: apart[cells])
         self.chosen |= {"cell": best, "cell_apart": {str(cells): round(apart[cells], 3) for cells in apart}}

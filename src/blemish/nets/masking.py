@@ -83,6 +83,30 @@ class Masking(nn.Module):
         return (inside > top(MOST, inside)).view_as(maps).to(maps.dtype)
 
 
+class Hiding(nn.Module):
+    """Pictures (N, C, H, W) → masks (N, H, W), 1 where they are hidden: a function of the picture alone."""
+
+    def __init__(self, saliency: nn.Module, masking: Masking) -> None:
+        super().__init__()
+        self.saliency = saliency
+        self.masking = masking
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.masking(self.saliency(pictures))
+
+
+class Constant(nn.Module):
+    """The same mask for every picture."""
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.mask: Tensor
+        self.register_buffer("mask", mask)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.mask.expand(len(pictures), -1, -1)
+
+
 def highest(values: Tensor, rows: int, columns: int) -> Tensor:
     """Of each pixel's neighbourhood of so many rows and columns."""
     return F.max_pool2d(values[:, None], (rows, columns), 1, (rows // 2, columns // 2))[:, 0]

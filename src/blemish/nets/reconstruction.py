@@ -32,6 +32,8 @@ TOP = 0.001
 """Share of the pixels whose mean is the image score `top`."""
 RING = 8.0
 """Width of the ring around the mask, in pixels of a 256-pixel picture."""
+SQUARE = 16
+"""Side of random squares, in pixels of a 256-pixel picture."""
 CELLS = (2, 4, 8, 16)
 """RIAD's sizes of hidden squares."""
 
@@ -183,6 +185,14 @@ def disjoint_masks(
     dealt = np.random.default_rng(seed).permutation(rows * columns).reshape(rows, columns) % count
     pixels = dealt.repeat(cell, 0).repeat(cell, 1)[: size[0], : size[1]]
     return pixels == np.arange(count)[:, None, None]
+
+
+def random_squares(size: tuple[int, int], share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Squares on a grid that together have about this share of the picture."""
+    side = max(round(SQUARE * scale_of(size)), 1)
+    rows, columns = (-(-each // side) for each in size)
+    chosen = rng.permutation(rows * columns).reshape(rows, columns) < round(share * rows * columns)
+    return chosen.repeat(side, 0).repeat(side, 1)[: size[0], : size[1]]
 
 
 def inpainted(unet: nn.Module, pictures: Tensor, hidden: Tensor) -> Tensor:

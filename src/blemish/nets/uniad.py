@@ -1,9 +1,9 @@
 """UniAD: maps rebuilt by a transformer in which no patch sees itself or its neighbours.
 
-Paper: You et al., "A Unified Model for Multi-class Anomaly Detection", arXiv 2206.03687; sizes, starting values
-and scores are those of its authors' code. LTAD rebuilds features with the same network.
-Ours: any grid; one draw of dropout for all maps of a batch, for draws of their own take as long as everything
-else on a CPU; and principal directions in which every class counts alike, for a smaller and quicker network.
+Paper: You et al., "A Unified Model for Multi-class Anomaly Detection", arXiv 2206.03687; sizes, starting
+values and scores are those of its authors' code. LTAD rebuilds features with the same network.
+Ours: any grid; one draw of dropout for all maps of a batch, for on a CPU draws of their own take as long as
+everything else; and principal directions in which every class counts alike, for a small and quick network.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ good pictures would otherwise drown all others once a defect wakes it."""
 def neighbour_mask(grid: tuple[int, int], size: int | tuple[int, int]) -> Tensor:
     """(T, T): true where the patch of a row may not look, in a window of `size` cells around itself.
 
-    A window is never more than half the grid wide: at 7 × 7 one of 7 would leave the middle nothing to look at.
+    It never spans more than half of the grid: at 7 × 7 one of 7 would leave the middle nothing to look at.
     """
     sides = (size, size) if isinstance(size, int) else size
     if any(side < 1 or side % 2 == 0 for side in sides):
@@ -68,9 +68,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, seen: Tensor, places: Tensor, bars: Tensor) -> Tensor:
         """What tokens `x` find in those `seen`; `bars` (T, T) are added to the affinities."""
         width = int(x.shape[-1])
-        linear = zip(self.inputs.weight.split(width), self.inputs.bias.split(width), strict=True)
+        linear = zip(self.inputs.weight.chunk(3), self.inputs.bias.chunk(3), strict=True)
         query, key, value = (
-            F.linear(tokens, *each).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            torch.unflatten(F.linear(tokens, *each), -1, (self.heads, -1)).transpose(1, 2)
             for tokens, each in zip((x + places, seen + places, seen), linear, strict=True)
         )
         # Products are quicker than torch's fused attention, in ONNX Runtime and, with bfloat16, in training.
@@ -116,9 +116,9 @@ class Reconstruction(nn.Module):
         neighbours: int | tuple[int, int] = 7,
     ) -> None:
         super().__init__()
-        if width % (2 * heads):
+        if width % heads or width % 2:
             raise UsageError(
-                f"A width of {width} is not shared out among {heads} heads: give a multiple of {2 * heads}."
+                f"A width of {width} can't be shared out: give an even multiple of {heads} heads."
             )
         barred = neighbour_mask(grid, neighbours)
         self.rows, self.columns = (nn.Parameter(torch.rand(side, width // 2)) for side in grid)
@@ -127,10 +127,8 @@ class Reconstruction(nn.Module):
         self.decoder = nn.ModuleList(Layer(width, heads, hidden, dropout, 2) for _ in range(depth))
         self.input, self.output = nn.Linear(channels, width), nn.Linear(width, channels)
         self.norm = nn.LayerNorm(width)
-        self.bars: Tensor
-        self.register_buffer(
-            "bars", torch.zeros(barred.shape).masked_fill(barred, -torch.inf), persistent=False
-        )
+        self.barred: Tensor
+        self.register_buffer("barred", barred)  # part of the state, or a graph has it once for each attention
         for part in self.modules():
             if isinstance(part, nn.Linear):
                 nn.init.xavier_uniform_(part.weight)
@@ -144,13 +142,15 @@ class Reconstruction(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         places = self.places()
+        bars = torch.zeros_like(self.barred, dtype=places.dtype).masked_fill(self.barred, -torch.inf)
         memory = self.input(maps.flatten(2).transpose(1, 2))
         for layer in self.encoder:
-            memory = layer(memory, [memory], places, self.bars)
+            memory = layer(memory, [memory], places, bars)
         x = memory
         for layer, queries in zip(self.decoder, self.queries, strict=True):
-            x = layer(queries, [memory, x], places, self.bars)
-        return self.output(self.norm(x)).transpose(1, 2).reshape(maps.shape)
+            x = layer(queries, [memory, x], places, bars)
+        grid = len(self.rows), len(self.columns)
+        return self.output(self.norm(x)).transpose(1, 2).unflatten(-1, grid)
 
 
 def jitter(
