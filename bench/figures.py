@@ -160,6 +160,16 @@ def reb_cells(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
         yield [f"`{name}`", *map(seeds, found)]
 
 
+def ablations(result: Mapping[str, Any], _: Mapping[str, Any], *, rate: str = "image_auroc") -> Table:
+    """Means over seeds."""
+    names = list(dict.fromkeys(record["dataset"] for record in result["records"]))
+    yield ["study", "variant", *(f"`{name}`" for name in names)]
+    for study, variant in dict.fromkeys((r["study"], r["variant"]) for r in result["records"]):
+        own = [r for r in result["records"] if (r["study"], r["variant"]) == (study, variant)]
+        found = [[100 * r[rate] for r in own if r["dataset"] == name] for name in names]
+        yield [study, variant, *(f"{fmean(values):.1f}" if values else NONE for values in found)]
+
+
 def seeds(records: Sequence[Mapping[str, Any]]) -> str:
     """Means over seeds, the spread of the first rate, and the medians of time."""
     if not records:
@@ -175,7 +185,7 @@ def seeds(records: Sequence[Mapping[str, Any]]) -> str:
 DOCUMENTS: Mapping[str, Mapping[str, Callable[..., Table]]] = {
     "README.md": {"accuracy": accuracy, "speed": speed},
     "docs/choices.md": {"choices": choices},
-    "docs/reb.md": {"reb-cells": reb_cells},
+    "docs/reb.md": {"reb-cells": reb_cells, "reb-ablations": ablations},
 }
 
 

@@ -387,10 +387,11 @@ except OutputError as error:
 def test_interrupted(tmp_path: Path, delay: float) -> None:
     path = tmp_path / "old.blemish"
     script = """
-import sys
+import signal, sys
 from itertools import cycle
 from pathlib import Path
 from blemish.model.archive import Archive
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 for byte in cycle((b"a", b"b")):
     Archive({}, byte, {}, byte * 8_000_000).write(Path(sys.argv[1]))
 """

@@ -61,6 +61,7 @@ class Config:
     batch: int = 8
     """Pictures in an update, each clean and with an anomaly."""
     learning_rate: float = 1e-3
+    """Of the first update."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """How the learning rate goes on; the paper's stays as it is."""
     student: Literal["subspace", "network", "off", "auto"] = "subspace"
