@@ -171,7 +171,11 @@ BAD_OPTIONS: dict[str, tuple[tuple[str, ...], int, str]] = {
         2,
         "Invalid value for '--few-shot': Input should be greater than or equal to 2",
     ),
-    "more devices than forward passes": (("--updates=1", "--devices=3"), 2, "3 devices are more than the 2 forward passes"),
+    "more devices than forward passes": (
+        ("--updates=1", "--devices=3"),
+        2,
+        "3 devices are more than the 2 forward passes",
+    ),
     "nothing to resume": (
         ("--resume",),
         2,
