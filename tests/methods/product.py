@@ -15,7 +15,7 @@ from blemish.images import Image, PixelFormat
 from blemish.methods import Run
 
 SIDE = 48
-TRAINED = {"updates": 4, "head_updates": 2, "draws": 1, "rows": 64, "alpha": 0.5}
+TRAINED = {"updates": 4, "head_updates": 2, "draws": 1, "forwards": 1, "rows": 64, "alpha": 0.5}
 PLAIN = {"rows": 64, "alpha": 0.5}
 
 

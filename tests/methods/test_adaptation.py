@@ -233,7 +233,7 @@ def test_a_killed_fit_resumed_is_the_undisturbed_one(
 def test_what_cannot_be_trained_is_told(small: dict[str, str]) -> None:
     with pytest.raises(UsageError, match="no checkpoint to resume from"):
         fit(options=TRAINED, resume=True, **small)
-    with pytest.raises(UsageError, match=r"3 devices are more than the 2 forward passes"):
+    with pytest.raises(UsageError, match=r"3 devices are more than the 1 forward passes"):
         fit(options=TRAINED, devices=3, **small)
 
 
