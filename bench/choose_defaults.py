@@ -44,6 +44,8 @@ BANKS: Variants = {
     "reb, 1 neighbour": ("reb", {"alpha": 1.0, "neighbours": 1}),
     "reb, 30 neighbours": ("reb", {"alpha": 1.0, "neighbours": 30}),
     "reb, 2048 rows": ("reb", {"alpha": 1.0, "rows": 2048}),
+    "reb, kdist_ratio": ("reb", {"scorer": "kdist_ratio", "neighbours": 9}),
+    "reb, true LDOF": ("reb", {"scorer": "ldof", "neighbours": 9}),
     "reb, published density": ("reb", {"alpha": 1.0, "density": "paper", "squared": True, "neighbours": 9}),
 }
 FRACTALAD: Variants = {

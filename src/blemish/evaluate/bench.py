@@ -131,7 +131,9 @@ def machine() -> dict[str, Any]:
     with suppress(AttributeError, OSError, ValueError):  # where the system has no sysconf, or not these names
         memory = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cpu": cpu, "cores": cores, "memory_gb": memory, "os": platform.platform()}
+    # No builds of a kernel: they change overnight and no figure with them.
+    os_name = f"{platform.system()} {'.'.join(platform.release().split('.')[:2])} {platform.machine()}"
+    return {"cpu": cpu, "cores": cores, "memory_gb": memory, "os": os_name}
 
 
 def versions() -> dict[str, str | None]:

@@ -32,6 +32,7 @@ from blemish.data import Samples
 from blemish.defects import Source
 from blemish.errors import MissingExtraError, OutputError, UsageError
 from blemish.methods._contract import Run
+from blemish.nets.allocator import freed_memory_kept
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -177,8 +178,15 @@ def key(method: str, config: Any, source: Source, run: Run) -> dict[str, Any]:
     }
 
 
-def kept_aside(train: Samples, seed: int) -> tuple[Samples, Samples]:
-    """The images to learn from, and a tenth that only tells when to stop."""
+def cosine(first: float, update: int, updates: int) -> float:
+    """A learning rate that falls from `first`, at update 1, towards 0."""
+    return first * (1 + math.cos(math.pi * (update - 1) / updates)) / 2
+
+
+def kept_aside(train: Samples, seed: int, *, wanted: bool = True) -> tuple[Samples, Samples]:
+    """The images to learn from, and a tenth that only tells when to stop; none of one image."""
+    if not wanted or len(train) < 2:
+        return train, train.with_items([])
     order = np.random.default_rng([seed]).permutation(len(train)).tolist()
     count = min(max(round(ASIDE_SHARE * len(train)), 1), ASIDE_MOST, len(train) - 1)
     rest, aside = (
@@ -255,13 +263,14 @@ def probe(task: Task, device: torch.device) -> Probe:
     with torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
         torch.autograd.backward(task.loss(task.network, batch))
     taken = []
-    for _ in range(3):
-        begin = time.perf_counter()
-        torch.autograd.backward(task.loss(task.network, batch))
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        taken.append(time.perf_counter() - begin)
-    return Probe(sorted(taken)[1], sum(held.values()) / 1e6)
+    with freed_memory_kept():
+        for _ in range(5):
+            begin = time.perf_counter()
+            torch.autograd.backward(task.loss(task.network, batch))
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            taken.append(time.perf_counter() - begin)
+    return Probe(sorted(taken)[2], sum(held.values()) / 1e6)
 
 
 def precision_of(run: Run) -> str:
@@ -296,7 +305,7 @@ def _each_update(
     wanted = [(update, forward) for update in range(done + 1, task.updates + 1) for forward in mine]
     threads = 1 if fabric.device.type == "cpu" else min(8, os.cpu_count() or 1)
     saved = -math.inf  # the first at once: a place without room for it is told before hours of work
-    with ThreadPoolExecutor(threads) as pool:
+    with freed_memory_kept(), ThreadPoolExecutor(threads) as pool:
         ahead = deque(pool.submit(task.draw, *numbers) for numbers in wanted[: threads + 1])
         following = iter(wanted[threads + 1 :])
         for update in range(done + 1, task.updates + 1):

@@ -251,10 +251,8 @@ class Inpainting(_training.Task):
     ) -> None:
         self.network, self.config, self.run, self.masks = network, config, run, masks
         self.updates, self.patience = config.updates, config.patience
-        self.check_every = config.check_every if len(train) > 1 else 0
-        self.train, self.aside = train, train.with_items([])
-        if self.check_every:
-            self.train, self.aside = _training.kept_aside(train, run.seed)
+        self.train, self.aside = _training.kept_aside(train, run.seed, wanted=config.check_every > 0)
+        self.check_every = config.check_every if self.aside else 0
         self.objective = Loss(config.loss, half=True)
         assert isinstance(network.unet, UNet)
         network.unet.switch(first_off(config.off_in_training))
@@ -263,7 +261,7 @@ class Inpainting(_training.Task):
         return torch.optim.AdamW(self.network.parameters(), lr=self.config.learning_rate)
 
     def rate(self, update: int) -> float:
-        return self.config.learning_rate * (1 + math.cos(math.pi * (update - 1) / self.updates)) / 2
+        return _training.cosine(self.config.learning_rate, update, self.updates)
 
     def phase(self, update: int) -> None:
         self.network.train()
@@ -347,7 +345,8 @@ class EAR:
             "patience": 320,
         },
     }
-    outputs: ClassVar[tuple[str, ...]] = ("pred_score", "anomaly_map")
+    outputs: tuple[str, ...] = ("pred_score", "anomaly_map")
+    told_classes = 0
 
     def __init__(self, config: Any) -> None:
         self.config = config

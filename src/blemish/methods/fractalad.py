@@ -214,10 +214,8 @@ class Segmenting(_training.Task):
     def __init__(self, teacher: Stages, train: Samples, config: Config, run: Run, network: Pair) -> None:
         self.teacher, self.config, self.run, self.network = teacher, config, run, network
         self.updates, self.patience = config.updates, config.patience
-        self.check_every = config.check_every if len(train) > 1 else 0
-        self.train, self.aside = train, train.with_items([])
-        if self.check_every:
-            self.train, self.aside = _training.kept_aside(train, run.seed)
+        self.train, self.aside = _training.kept_aside(train, run.seed, wanted=config.check_every > 0)
+        self.check_every = config.check_every if self.aside else 0
         self.source = run.source(self.train)
         self.maker = maker_of(config, self.source)
         self.shapes = teacher.shapes(run.format.channels, run.size)
@@ -242,7 +240,7 @@ class Segmenting(_training.Task):
     def rate(self, update: int) -> float:
         if self.config.schedule == "constant":
             return self.config.learning_rate
-        return self.config.learning_rate * (1 + math.cos(math.pi * (update - 1) / self.updates)) / 2
+        return _training.cosine(self.config.learning_rate, update, self.updates)
 
     def phase(self, update: int) -> None:
         self.network.train()
@@ -339,7 +337,8 @@ class FractalAD:
         "full": {"updates": 2000, "student": "auto", "patience": 6},
         "paper": PAPER,
     }
-    outputs: ClassVar[tuple[str, ...]] = ("pred_score", "anomaly_map")
+    outputs: tuple[str, ...] = ("pred_score", "anomaly_map")
+    told_classes = 0
 
     def __init__(self, config: Any) -> None:
         self.config = config
