@@ -138,7 +138,10 @@ FIELD_TABLES = {
     ("data", "Layouts"): set(LAYOUTS),
     ("data", "Roles"): {str(role) for role in Role},
     ("model-file", "Parts"): {MANIFEST, *PARTS},
-    ("model-file", "Calibration"): {*(field.name for field in fields(Calibration)), "statement"},
+    ("model-file", "Calibration"): {
+        *(field.name for field in fields(Calibration)),
+        *("statement", "classes", "least_confidence"),
+    },
     ("model-file", "Pixel format"): {field.name for field in fields(PixelFormat)},
     ("model-file", "Verdicts"): {str(verdict) for verdict in Verdict},
 }

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,11 +17,12 @@ from numpy.typing import NDArray
 
 from blemish import data as datasets
 from blemish.data import Role, Sample, Samples
-from blemish.errors import DataError, MissingExtraError, ParityError, PixelFormatError, UsageError
+from blemish.errors import DataError, MissingExtraError, ParityError, UsageError
 from blemish.images import Image, PixelFormat, resize
-from blemish.model import Calibration, Inspector
+from blemish.model import Inspector
 from blemish.model.archive import Archive
 from blemish.model.inspector import Graph
+from blemish.model.products import Calibrations, Good, one_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -125,25 +127,26 @@ def fit(
     calibrating = held or train
     archive = Archive(
         manifest=describe(chosen, train, calibrating, run),
-        graph=export(scorer, fmt.channels, shape, chosen.outputs),
+        graph=export(scorer, fmt.channels, shape, chosen.outputs, classes=chosen.told_classes),
         calibration={},
         weights=save(chosen.weights(scorer)),
     )
     graph = Graph(archive.graph)
-    calibration = calibrate(graph, chosen, train, held, run=run, false_reject=false_reject)
-    parity = check_parity(scorer, graph, run.pixels(calibrating[:PARITY_IMAGES]), calibration)
+    calibrations = calibrate(graph, chosen, train, held, run=run, false_reject=false_reject)
+    parity = check_parity(scorer, graph, run.pixels(calibrating[:PARITY_IMAGES]), calibrations.pooled.scores)
     manifest = archive.manifest | {
         "parity": parity,
         "fit_seconds": round(time.perf_counter() - begin, 2),
         "peak_rss_mb": peak_rss_mb(),
     }
-    return Inspector(replace(archive, manifest=manifest, calibration=calibration.to_json()))
+    return Inspector(replace(archive, manifest=manifest, calibration=calibrations.to_json()))
 
 
 def decode(
     good: Samples, size: tuple[int, int], *, skip_bad: bool, progress: "Progress", say: "Say"
 ) -> tuple[Samples, dict[str, Image], PixelFormat]:
     """Every good image once: at working size, and the pixel format that all of them share."""
+    by_class = good.with_items(sorted(good, key=lambda sample: sample.klass))
     decoded: dict[str, Image] = {}
     failures: list[str] = []
 
@@ -156,15 +159,15 @@ def decode(
     def ahead() -> Iterator[tuple[Sample, Image | DataError]]:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for start in range(0, len(good), AHEAD):  # no more than these are ever held at full size
-                some = good[start : start + AHEAD]
+                some = by_class[start : start + AHEAD]
                 yield from zip(some, pool.map(attempt, some), strict=True)
 
-    def readable() -> Iterator[tuple[str, Image]]:
+    def readable() -> Iterator[tuple[Sample, Image]]:
         for sample, image in progress(ahead(), "decoding", len(good)):
             if isinstance(image, DataError):
                 failures.append(str(image))
             else:
-                yield sample.name, image
+                yield sample, image
                 decoded[sample.name] = resize(image, size)
 
     def refuse() -> None:
@@ -174,14 +177,13 @@ def decode(
             f"out with --skip-bad:\n  {shown}"
         )
 
-    try:
-        fmt = PixelFormat.of(readable())
-    except PixelFormatError:
-        if len(failures) == len(good):
-            refuse()
-        raise
-    if failures and not skip_bad:
+    formats = {
+        klass: PixelFormat.of((sample.name, image) for sample, image in pictures)
+        for klass, pictures in groupby(readable(), lambda pair: pair[0].klass)
+    }
+    if not formats or (failures and not skip_bad):
         refuse()
+    fmt = PixelFormat.shared(formats)
     for failure in failures:
         say(f"Left out: {failure}")
     return good.with_items(sample for sample in good if sample.name in decoded), decoded, fmt
@@ -197,6 +199,7 @@ def describe(method: "Method", train: Samples, calibrating: Samples, run: "Run")
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "dataset": train.name,
         "classes": list(train.classes),
+        "class_counts": {klass: len(train.klass(klass)) for klass in train.classes},
         "method": method.name,
         "preset": run.preset,
         "config": {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()},
@@ -214,7 +217,7 @@ def describe(method: "Method", train: Samples, calibrating: Samples, run: "Run")
 
 
 def check_parity(
-    scorer: "nn.Module", graph: Graph, batch: NDArray[np.float32], calibration: Calibration
+    scorer: "nn.Module", graph: Graph, batch: NDArray[np.float32], good: Sequence[float]
 ) -> dict[str, float]:
     """The largest difference between torch and the exported graph, relative to the scores of good images."""
     import torch
@@ -222,7 +225,7 @@ def check_parity(
     with torch.no_grad():
         trained = [out.numpy() for out in scorer.cpu().eval()(torch.from_numpy(batch))[:2]]
     shipped = graph(batch)
-    usual = max(float(np.median(np.abs(calibration.scores))), 1e-12)
+    usual = max(float(np.median(np.abs(good))), 1e-12)
     found = {}
     for name, ours, theirs in zip(("score", "map"), trained, shipped[:2], strict=True):
         found[name] = float(np.abs(ours - theirs).max() / max(float(np.abs(ours).max()), usual))
@@ -237,26 +240,35 @@ def check_parity(
 
 def calibrate(
     graph: Graph, method: "Method", train: Samples, held: Samples, *, run: "Run", false_reject: float
-) -> Calibration:
-    """Scores of good images that the scorer was not fitted on: held out, or left out one at a time."""
+) -> Calibrations:
+    """From good images that the scorer was not fitted on: held out, or left out one at a time."""
     import torch
 
-    scores: list[float] = []
-    peaks: list[float] = []
+    good: list[Good] = []
+
+    def note(
+        sample: Sample, score: float, heat: NDArray[np.float32], shares: NDArray[np.float32] | None
+    ) -> None:
+        own = None if shares is None else float(shares[train.classes.index(sample.klass)])
+        good.append(Good(score, float(heat.max()), sample.klass, own))
+
     if held:
-        for batch in run.progress(run.batches(held, 1), "calibrating", len(held)):
-            raw = graph(batch)
-            scores += raw.scores.tolist()
-            peaks += raw.maps.max((1, 2)).tolist()
+        batches = run.progress(run.batches(held, 1), "calibrating", len(held))
+        for sample, batch in zip(held, batches, strict=True):
+            raw = graph(batch, one_of(train.classes, sample.klass))
+            note(sample, float(raw.scores[0]), raw.maps[0], None if raw.classes is None else raw.classes[0])
     else:
         scorers = run.progress(method.leave_one_out(train, run), "calibrating by leaving one out", len(train))
         for sample, scorer in zip(train, scorers, strict=True):
+            given = [torch.from_numpy(run.pixels([sample]))]
+            if method.told_classes:
+                given.append(torch.from_numpy(one_of(train.classes, sample.klass)))
             with torch.no_grad():
-                score, heat = scorer.cpu().eval()(torch.from_numpy(run.pixels([sample])))[:2]
-            scores.append(float(score))
-            peaks.append(float(heat.max()))
-    how = "held-out" if held else "leave-one-out"
-    return Calibration.of(scores, peaks, false_reject=false_reject, how=how)
+                found = dict(zip(method.outputs, scorer.cpu().eval()(*given), strict=True))
+            shares = found.get("class_scores")
+            heat = found["anomaly_map"][0].numpy()
+            note(sample, float(found["pred_score"]), heat, None if shares is None else shares[0].numpy())
+    return Calibrations.of(good, false_reject=false_reject, how="held-out" if held else "leave-one-out")
 
 
 def pick_device(name: str) -> str:

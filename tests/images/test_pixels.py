@@ -88,3 +88,28 @@ def test_what_a_person_sees() -> None:
     assert shown.tolist() == [[[0] * 3, [125] * 3, [255] * 3, [255] * 3]]
     stack = np.broadcast_to(np.arange(5, dtype=np.float32), (2, 2, 5))
     assert (to_rgb8(stack, PixelFormat("float32", 5, 0.0, 4.0)) == 128).all()
+
+
+def test_grey_products_beside_coloured_ones() -> None:
+    grey, colour = PixelFormat.of([("a", plain("uint8", 1))]), PixelFormat.of([("b", plain("uint8", 3))])
+    shared = PixelFormat.shared({"nut": grey, "cookie": colour, "screw": grey})
+    assert shared == PixelFormat("uint8", 3, 0.0, 255.0, grey_too=True)
+    picture = np.random.default_rng(0).integers(0, 256, (4, 5, 1), dtype=np.uint8)
+    shared.check(picture, "a.png")
+    unit = shared.to_unit(picture, (4, 5))
+    assert unit.shape == (3, 4, 5)
+    np.testing.assert_allclose(unit, np.broadcast_to(picture[..., 0] / 255, (3, 4, 5)), atol=1e-6)
+    np.testing.assert_array_equal(to_rgb8(picture, shared), np.broadcast_to(picture, (4, 5, 3)))
+    assert PixelFormat.from_json(json.loads(json.dumps(shared.to_json()))) == shared
+    with pytest.raises(PixelFormatError, match="8-bit RGBA"):
+        shared.check(plain("uint8", 4), "c.png")
+
+
+def test_products_that_cannot_share_a_format() -> None:
+    eight, sixteen = PixelFormat("uint8", 3, 0, 255), PixelFormat("uint16", 3, 0, 4095)
+    with pytest.raises(PixelFormatError, match=r"^nut is 8-bit RGB, bolt is 16-bit RGB: fit a model for"):
+        PixelFormat.shared({"nut": eight, "bolt": sixteen})
+    with pytest.raises(PixelFormatError, match="pin is 8-bit RGBA"):
+        PixelFormat.shared({"nut": eight, "pin": PixelFormat("uint8", 4, 0, 255)})
+    wider = PixelFormat.shared({"nut": sixteen, "bolt": PixelFormat("uint16", 3, 0, 65535)})
+    assert wider == PixelFormat("uint16", 3, 0, 65535)

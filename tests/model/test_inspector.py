@@ -48,17 +48,22 @@ def test_record_has_the_documented_fields(model: Inspector) -> None:
     record = model.inspect(defective(), name="bad.png").record()
     assert list(record) == [
         *("image", "score", "verdict", "threshold", "review_threshold", "p_value"),
-        *("regions", "nearest", "ms", "model"),
+        *("regions", "nearest", "class", "class_confidence", "ms", "model"),
     ]
     assert [list(region) for region in record["regions"]] == [["x", "y", "w", "h", "area", "peak"]] * 2
     assert json.loads(json.dumps(record, allow_nan=False)) == record
-    told = {key: record[key] for key in ("image", "score", "verdict", "p_value", "nearest", "model")}
+    told = {
+        key: record[key]
+        for key in ("image", "score", "verdict", "p_value", "nearest", "class", "class_confidence", "model")
+    }
     assert told == {
         "image": "bad.png",
         "score": 1.0,
         "verdict": "reject",
         "p_value": 1 / 151,
         "nearest": None,
+        "class": None,
+        "class_confidence": None,
         "model": "toy.blemish",
     }
     assert record["threshold"] >= record["review_threshold"] > 0.29

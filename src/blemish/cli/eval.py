@@ -57,6 +57,7 @@ def eval(  # noqa: A001  (the verb)
 def show(evaluation: Evaluation, model: Inspector) -> None:
     print(f"{describe(model)}\n{model.calibration.statement}\n")
     rows = [[record["class"] or record["dataset"], record] for record in evaluation.records]
+    rows += [[f"mean, {name}", record] for name, record in evaluation.groups.items()]
     if len(rows) > 1:
         rows.append(["mean", evaluation.mean])
     table(["class", *COLUMNS.values()], [[name, *(record[key] for key in COLUMNS)] for name, record in rows])

@@ -16,6 +16,7 @@ from blemish.cli._terminal import Progress, watching
 from blemish.data.folders import contents, pictures
 from blemish.errors import DataError, UsageError
 from blemish.model import Inspector, Result, Verdict
+from blemish.model.products import one_of
 
 FIELDS = (
     "image",
@@ -26,6 +27,8 @@ FIELDS = (
     "p_value",
     "regions",
     "nearest",
+    "class",
+    "class_confidence",
     "ms",
     "model",
     "error",
@@ -61,6 +64,10 @@ def inspect(
     heatmaps: Annotated[
         bool, typer.Option("--heatmaps", help="Also write each picture under its heat map into DIR.")
     ] = False,
+    klass: Annotated[
+        str | None,
+        typer.Option("--class", metavar="NAME", help="Which product it is; else the model finds out."),
+    ] = None,
     fail_on_reject: Annotated[
         bool, typer.Option("--fail-on-reject", help="Exit with 1 if a picture is rejected.")
     ] = False,
@@ -73,11 +80,12 @@ def inspect(
     if heatmaps and out is None:
         raise UsageError("--heatmaps needs a folder to write to: add --out DIR.")
     model = Inspector.load(model_file)
+    one_of(model.classes, klass)  # refused before anything is written
     if out is not None:
         make_folder(out)
     found = find(paths, out)
     with watching(shown=out is not None or not sys.stdout.isatty()) as watch:
-        seen = judge(model, found, out, form=form, heatmaps=heatmaps, progress=watch.progress)
+        seen = judge(model, found, out, form=form, heatmaps=heatmaps, klass=klass, progress=watch.progress)
     if out is not None:
         print(f"{out / f'results.{form}'}: {', '.join(f'{seen[key]} {key}' for key in (*Verdict, 'error'))}")
     if failed := seen["error"]:
@@ -94,6 +102,7 @@ def judge(
     *,
     form: Format = Format.JSONL,
     heatmaps: bool = False,
+    klass: str | None = None,
     progress: Progress,
 ) -> Counter[str]:
     """How many pictures had each verdict, or an error; their records go to standard output or `out`."""
@@ -101,7 +110,7 @@ def judge(
     with records(out, form, heatmaps) as write:
         for picture, name in progress(named(found), "inspecting", len(found)):
             try:
-                result = model.inspect(picture.path)
+                result = model.inspect(picture.path, klass=klass)
             except DataError as error:
                 seen["error"] += 1
                 write({"image": str(picture.path), "error": str(error)})

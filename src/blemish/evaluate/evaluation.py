@@ -7,7 +7,7 @@ map. The maps wait on disk for the metrics, so that memory does not grow with th
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import IO, Any
 
@@ -28,6 +28,7 @@ from blemish.evaluate.metrics import (
 )
 from blemish.images import resize_mask
 from blemish.model import Inspector, Verdict
+from blemish.model.products import known
 
 __all__ = [
     "COUNTS",
@@ -96,13 +97,16 @@ class ClassEvaluation:
 class Evaluation:
     classes: tuple[ClassEvaluation, ...]
     mean: Record
+    groups: Mapping[str, Record]
+    """Means over the head (`high`) and the tail (`low`) of a long-tailed list; empty without one."""
 
     @property
     def records(self) -> list[Record]:
         return [klass.record for klass in self.classes]
 
     def to_json(self) -> dict[str, Any]:
-        return {"schema": 1, "records": self.records, "mean": self.mean}
+        told = {"schema": 1, "records": self.records, "mean": self.mean}
+        return told | ({"groups": dict(self.groups)} if self.groups else {})
 
 
 def evaluate(model: Inspector, samples: Samples, *, progress: Progress | None = None) -> Evaluation:
@@ -113,11 +117,24 @@ def evaluate(model: Inspector, samples: Samples, *, progress: Progress | None = 
             f"{samples.name} has no test images: add some as test/good and test/<kind of defect>, "
             "or with the split test in a list."
         )
+    if len(model.classes) > 1:
+        for klass in test.classes:
+            if klass and klass not in model.classes:
+                raise DataError(
+                    f"{samples.name} has the class {klass}, which {model.name} was not fitted on: "
+                    f"{known(model.classes)}, or fit a model with it."
+                )
     model.inspect(test[0].read(), name=test[0].name)  # opens the graph, which is no part of a picture's time
     classes = tuple(_evaluate_class(model, test, klass, progress or _silently) for klass in test.classes)
     # Every class was tested with the same model, so its training images are not added up.
     of_model = {field: model.manifest.get(field) for field in ("n_train", "n_calibration")}
-    return Evaluation(classes, mean_record([klass.record for klass in classes]) | of_model)
+    records = {klass.name: klass.record for klass in classes}
+    groups = {}
+    if samples.tail is not None:
+        for name, members in samples.tail.groups._asdict().items():
+            if held := [records[klass] for klass in members if klass in records]:
+                groups[name] = mean_record(held)
+    return Evaluation(classes, mean_record(list(records.values())) | of_model, groups)
 
 
 def mean_record(records: Sequence[Record]) -> Record:
@@ -164,13 +181,14 @@ class _Maps:
 def _evaluate_class(model: Inspector, test: Samples, klass: str, progress: Progress) -> ClassEvaluation:
     samples = test.klass(klass)
     marked = any(sample.bad and sample.mask for sample in samples)
+    given = klass if klass and len(model.classes) > 1 else None  # the folder says which product it is
     tested, unmarked = [], 0
     with tempfile.TemporaryFile() as file:
         maps = _Maps(file)
         for sample in progress(samples, f"inspect {klass or test.name}", len(samples)):
             begin = time.perf_counter()
             image = sample.read()
-            result = model.inspect(image, name=sample.name)
+            result = model.inspect(image, name=sample.name, klass=given)
             ms = (time.perf_counter() - begin) * 1e3
             tested.append(
                 Tested(
@@ -220,10 +238,11 @@ def _record(
     pixels: PixelMetrics,
 ) -> Record:
     scores, bad = [one.score for one in tested], [one.bad for one in tested]
-    false_reject, miss = rates(scores, bad, model.calibration.threshold)
+    false_reject, miss = rates(scores, bad, model.calibrations.for_class(klass).threshold)
     p50, p95, p99 = np.percentile([one.ms for one in tested], (50, 95, 99)).tolist()
     known = {
         **model.manifest,
+        "n_train": model.manifest.get("class_counts", {}).get(klass, model.manifest.get("n_train")),
         "dataset": dataset,
         "class": klass,
         "n_test": len(tested),

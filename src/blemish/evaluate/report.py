@@ -17,7 +17,7 @@ from blemish.errors import MissingExtraError
 from blemish.evaluate.evaluation import ClassEvaluation, Evaluation, Record, Tested
 from blemish.evaluate.metrics import Curve, image_metrics
 from blemish.evaluate.writing import write_text
-from blemish.model import Inspector, Verdict
+from blemish.model import Calibration, Inspector, Verdict
 
 __all__ = ["write_report"]
 
@@ -133,7 +133,7 @@ def _section(klass: ClassEvaluation, model: Inspector, by_name: dict[str, Sample
         record=record,
         unmarked=klass.unmarked,
         kinds=_kinds(klass.tested),
-        histogram=_histogram(klass.tested, model),
+        histogram=_histogram(klass.tested, model.calibrations.for_class(klass.name)),
         roc=_line(klass.roc, ("good parts rejected", "bad parts rejected"), 1.0, working_point),
         pro=_line(klass.pro, ("good pixels above threshold", "mean share of each defect found"), 0.3),
         galleries=_galleries(klass.tested, model, by_name, shown),
@@ -158,9 +158,9 @@ def _kinds(tested: Sequence[Tested]) -> list[Kind]:
     return kinds
 
 
-def _histogram(tested: Sequence[Tested], model: Inspector) -> Histogram:
+def _histogram(tested: Sequence[Tested], calibration: Calibration) -> Histogram:
     """Good parts upwards and bad ones downwards, so that neither hides the other; counts on a log scale."""
-    threshold, review = model.calibration.threshold, model.calibration.review_threshold
+    threshold, review = calibration.threshold, calibration.review_threshold
     scores = np.array([one.score for one in tested])
     span = [*scores.tolist(), threshold, review]
     margin = 0.02 * (max(span) - min(span)) or abs(threshold) or 1.0

@@ -1,7 +1,7 @@
 """What the numbers in a picture mean: bit depth, channels, black and white."""
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -25,6 +25,8 @@ class PixelFormat:
     channels: int
     black: float
     white: float
+    grey_too: bool = False
+    """RGB, but of some products the pictures are grey: their one channel counts as all three."""
 
     @classmethod
     def of(cls, images: Iterable[tuple[str, Image]]) -> Self:
@@ -53,8 +55,29 @@ class PixelFormat:
             return cls(dtype, channels, 0.0, next(w for w in (1023.0, 4095.0, 16383.0, 65535.0) if w >= high))
         return cls(dtype, channels, low, high if high > low else low + 1.0)
 
+    @classmethod
+    def shared(cls, products: Mapping[str, "PixelFormat"]) -> "PixelFormat":
+        """One format for several products, by name. Grey may stand beside RGB, but not in one product."""
+        (first, kept), *rest = products.items()
+        for name, other in rest:
+            colours = {kept.channels, other.channels}
+            if kept.dtype != other.dtype or (len(colours) > 1 and colours != {1, 3}):
+                raise PixelFormatError(
+                    f"{first} is {_describe(kept.dtype, kept.channels)}, "
+                    f"{name} is {_describe(other.dtype, other.channels)}: fit a model for each."
+                )
+            kept = replace(
+                kept,
+                channels=max(colours),
+                black=min(kept.black, other.black),
+                white=max(kept.white, other.white),
+                grey_too=kept.grey_too or len(colours) > 1,
+            )
+        return kept
+
     def check(self, image: Image, name: str) -> None:
-        if (image.dtype.name, image.shape[2]) != (self.dtype, self.channels):
+        channels = self.channels if self.grey_too and image.shape[2] == 1 else image.shape[2]
+        if (image.dtype.name, channels) != (self.dtype, self.channels):
             raise PixelFormatError(
                 f"{name} is {_describe(image.dtype.name, image.shape[2])}, but this model was fitted on "
                 f"{_describe(self.dtype, self.channels)} pictures: convert it the same way as the good "
@@ -64,7 +87,7 @@ class PixelFormat:
     def to_unit(self, image: Image, size: tuple[int, int]) -> NDArray[np.float32]:
         """(C, height, width) in contiguous float32, black at 0 and white at 1."""
         planes = np.moveaxis(resize(image, size), 2, 0)
-        unit = np.empty(planes.shape, np.float32)
+        unit = np.empty((self.channels if self.grey_too else len(planes), *size), np.float32)
         np.subtract(planes, np.float32(self.black), out=unit)
         unit /= np.float32(self.white - self.black)
         return unit

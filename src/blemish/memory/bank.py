@@ -28,6 +28,8 @@ class Bank:
     """The same for the anomaly map."""
     places: Places
     """For each cell of the grid what the image score takes off next, and the factor that follows."""
+    classes: Tensor | None = None
+    """(rows, classes): a one for the product that each row is of, where there are several."""
 
     def image_scores(self, distance: Tensor, nearest: Tensor, stride: int = 1) -> Tensor:
         """Of images whose cells lie at these distances from these rows, image after image."""
@@ -61,7 +63,8 @@ def highest_mean(places: Tensor, grid: Sequence[int], stride: int = 1) -> Tensor
 
 
 class BankScorer(nn.Module):
-    """Pictures → image score, anomaly map, and the good image closest to the worst place.
+    """Pictures → image score, anomaly map, and the good image closest to the worst place; of several products
+    also the share of cells whose nearest row is of each.
 
     The map is the distance to the nearest remembered row, less some of that row's density. For the image
     score all of it is taken off, the rest is seen against what good images score at that place, and the
@@ -96,6 +99,8 @@ class BankScorer(nn.Module):
         self.register_buffer("density", bank.density)
         self.register_buffer("map_density", bank.map_density)
         self.register_buffer("sources", bank.sources)
+        self.classes: Tensor | None
+        self.register_buffer("classes", bank.classes)
         self.usual: Tensor
         self.scale: Tensor
         self.register_buffer("usual", bank.places.mean.flatten())
@@ -105,19 +110,20 @@ class BankScorer(nn.Module):
         self.register_buffer("down", spread(self.grid[0], size[0]), persistent=False)
         self.register_buffer("across", spread(self.grid[1], size[1]).T.contiguous(), persistent=False)
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
         vectors = self.patches(pictures)
-        score, heat, worst = self.score(self.rotation(vectors))
+        score, *others = self.score(self.rotation(vectors))
         if self.whole is not None:
             score = self.whole(vectors.mean(1))
-        return score, heat, worst
+        return score, *others
 
-    def score(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def score(self, vectors: Tensor) -> tuple[Tensor, ...]:
         distance, nearest = self.measure(vectors)
         places = seen_in_place(distance, self.density[nearest], self.usual, self.scale)
         worst = self.sources[nearest.gather(1, places.argmax(1, keepdim=True))[:, 0]]
         heat = (distance - self.map_density[nearest]).reshape(-1, *self.grid)
-        return highest_mean(places, self.grid, self.stride), self.down @ heat @ self.across, worst
+        found = highest_mean(places, self.grid, self.stride), self.down @ heat @ self.across, worst
+        return found if self.classes is None else (*found, self.classes[nearest].mean(1))
 
 
 def spread(cells: int, pixels: int) -> Tensor:

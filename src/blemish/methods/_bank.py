@@ -3,11 +3,13 @@
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from blemish.data import Samples
 from blemish.memory.bank import Bank, BankScorer, rows_within
@@ -22,7 +24,8 @@ BANK_MB = 8.0
 
 
 class BankMethod:
-    outputs: ClassVar[tuple[str, ...]] = ("pred_score", "anomaly_map", "nearest_image")
+    outputs: tuple[str, ...] = ("pred_score", "anomaly_map", "nearest_image")
+    told_classes = 0
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -73,6 +76,10 @@ class BankMethod:
         everything = not self.config.rows and most >= len(vectors)
         picked = torch.arange(len(vectors)) if everything else k_centre(vectors, most, start=start)
         bank = self.bank(vectors, picked, rotation, train, run)
+        if len(train.classes) > 1:
+            of_image = [train.classes.index(sample.klass) for sample in train]
+            bank = replace(bank, classes=one_hot(torch.tensor(of_image)[bank.sources]).float())
+            self.outputs = (*type(self).outputs, "class_scores")
         self.chosen |= {
             "bank_rows": len(bank.rows),
             "width": bank.rows.shape[1],

@@ -120,9 +120,11 @@ class Run:
 
 
 class Scorer(Protocol):
-    """A torch module: (N, C, H, W) in 0..1 → score (N,), map (N, H, W), and for banks nearest image (N,).
+    """A torch module: (N, C, H, W) in 0..1 → score (N,), map (N, H, W), and what else the method names.
 
-    With an attribute `jumps` that is true the exported graph is allowed to differ more, for rounding decides.
+    `nearest_image` (N,) is the number of a training image, `class_scores` (N, classes) the share by which a
+    picture looks like each class of `train.classes`. With an attribute `jumps` that is true the exported
+    graph is allowed to differ more, for rounding decides.
     """
 
     def __call__(self, pictures: Tensor) -> tuple[Tensor, ...]: ...
@@ -133,8 +135,10 @@ class Method(Protocol):
     Config: ClassVar[type]
     presets: ClassVar[dict[str, dict[str, Any]]]
     """For each preset the Config fields in which it differs from the defaults."""
-    outputs: ClassVar[tuple[str, ...]]
-    """Names of what the scorer returns, in order."""
+    outputs: tuple[str, ...]
+    """Names of what the scorer returns, in order; after `fit`, for it may depend on the products."""
+    told_classes: int
+    """How many products the scorer is told to tell apart in a second argument; 0: it takes pictures alone."""
 
     config: Any
 

@@ -15,7 +15,8 @@ from blemish.errors import ModelFileError
 from blemish.images import Image, PixelFormat
 from blemish.model.archive import Archive
 from blemish.model.calibration import Calibration
-from blemish.model.result import Result, find_regions
+from blemish.model.products import Calibrations, one_of, recognised
+from blemish.model.result import Result, Verdict, find_regions
 
 
 class Raw(NamedTuple):
@@ -24,10 +25,16 @@ class Raw(NamedTuple):
     scores: NDArray[np.float32]
     maps: NDArray[np.float32]
     nearest: NDArray[np.int64] | None
+    classes: NDArray[np.float32] | None = None
+    """(N, classes): how far each picture looks like each."""
 
 
 class Graph:
-    """In ONNX Runtime: pixels (N, C, H, W) in 0..1 → pred_score, anomaly_map [, nearest_image]."""
+    """In ONNX Runtime: pixels (N, C, H, W) in 0..1 → pred_score, anomaly_map [, nearest_image, class_scores].
+
+    One that scores each product in a way of its own also takes `classes` (N, classes): ones and zeros, or
+    zeros alone where it has to find out.
+    """
 
     def __init__(self, graph: bytes, *, name: str = "model", threads: int = 0) -> None:
         import onnxruntime
@@ -43,19 +50,25 @@ class Graph:
                 f"The graph of {name} cannot be opened, fit the model anew or upgrade onnxruntime: {error}"
             ) from error
         self.outputs = [output.name for output in self.session.get_outputs()]
-        inputs = [given.name for given in self.session.get_inputs()]
-        if inputs != ["pixels"] or not {"pred_score", "anomaly_map"} <= set(self.outputs):
+        inputs = {given.name: given.shape for given in self.session.get_inputs()}
+        self.takes = inputs.get("classes", [0, 0])[-1]
+        fits = list(inputs) in (["pixels"], ["pixels", "classes"])
+        if not fits or not {"pred_score", "anomaly_map"} <= set(self.outputs):
             raise ModelFileError(
-                f"The graph of {name} turns {inputs} into {self.outputs}, not pixels into pred_score and "
-                "anomaly_map: fit the model anew."
+                f"The graph of {name} turns {list(inputs)} into {self.outputs}, not pixels into pred_score "
+                "and anomaly_map: fit the model anew."
             )
 
-    def __call__(self, batch: NDArray[np.float32]) -> Raw:
+    def __call__(self, batch: NDArray[np.float32], classes: NDArray[np.float32] | None = None) -> Raw:
+        given = {"pixels": batch}
+        if self.takes:
+            given["classes"] = np.zeros((len(batch), self.takes), np.float32) if classes is None else classes
         try:
-            named = dict(zip(self.outputs, self.session.run(None, {"pixels": batch}), strict=True))
+            named = dict(zip(self.outputs, self.session.run(None, given), strict=True))
         except Exception as error:
             raise ModelFileError(f"The graph of {self.name} fails, fit the model anew: {error}") from error
-        return Raw(named["pred_score"], named["anomaly_map"], named.get("nearest_image"))
+        optional = named.get("nearest_image"), named.get("class_scores")
+        return Raw(named["pred_score"], named["anomaly_map"], *optional)
 
 
 class Inspector:
@@ -71,7 +84,8 @@ class Inspector:
             self.size = height, width
             if min(self.size) < 1:
                 raise ValueError(f"size {height}×{width}")
-            self.calibration = Calibration.from_json(archive.calibration)
+            self.calibrations = Calibrations.from_json(archive.calibration)
+            self.classes = tuple(archive.manifest.get("classes") or ("",))
         except (KeyError, TypeError, ValueError) as error:
             raise ModelFileError(
                 f"{name} does not describe a model as blemish does ({error!r}): fit it anew."
@@ -90,6 +104,11 @@ class Inspector:
         return Graph(self.archive.graph, name=self.name, threads=self.threads)
 
     @property
+    def calibration(self) -> Calibration:
+        """Of all products together."""
+        return self.calibrations.pooled
+
+    @property
     def manifest(self) -> dict[str, Any]:
         return self.archive.manifest
 
@@ -98,8 +117,8 @@ class Inspector:
         self.format.check(image, name)
         return self.format.to_unit(image, self.size)
 
-    def raw(self, image: Image, name: str = "picture") -> Raw:
-        raw = self.graph(self.pixels(image, name)[None])
+    def raw(self, image: Image, name: str = "picture", *, klass: str | None = None) -> Raw:
+        raw = self.graph(self.pixels(image, name)[None], one_of(self.classes, klass))
         if not (np.isfinite(raw.scores).all() and np.isfinite(raw.maps).all()):
             raise ModelFileError(
                 f"{name} could not be scored: {self.name} answers NaN or infinity; compare its pixel values "
@@ -107,26 +126,36 @@ class Inspector:
             )
         return raw
 
-    def inspect(self, image: str | Path | NDArray[Any], *, name: str | None = None) -> Result:
+    def inspect(
+        self, image: str | Path | NDArray[Any], *, name: str | None = None, klass: str | None = None
+    ) -> Result:
+        """`klass` says which product it is, to a model of several; else the model finds out."""
         begin = time.perf_counter()
         if isinstance(image, (str, Path)):
             name, pixels = name or str(image), images.read(Path(image))
         else:
             name = name or "picture"
             pixels = images.as_image(image, name)
-        raw = self.raw(pixels, name)
+        raw = self.raw(pixels, name, klass=klass)
         score = float(raw.scores[0])
-        calibration = self.calibration
+        shares = None if raw.classes is None else raw.classes[0]
+        seen = recognised(shares, self.classes, klass, self.calibrations.least_confidence)
+        calibration = self.calibrations.for_class(seen.klass)
+        verdict = calibration.verdict(score)
+        if not seen.known and verdict is Verdict.ACCEPT:
+            verdict = Verdict.REVIEW  # by what is usual for other products nobody can call it good
         return Result(
             image=name,
             score=score,
-            verdict=calibration.verdict(score),
+            verdict=verdict,
             threshold=calibration.threshold,
             review_threshold=calibration.review_threshold,
             p_value=calibration.p_value(score),
             map=raw.maps[0],
             regions=find_regions(raw.maps[0], calibration.region_threshold, pixels.shape[:2]),
             nearest=None if raw.nearest is None else self.manifest["remembered"][int(raw.nearest[0])],
+            klass=seen.klass,
+            class_confidence=seen.confidence,
             ms=(time.perf_counter() - begin) * 1e3,
             model=self.name,
         )
@@ -138,14 +167,15 @@ class Inspector:
     def overlay(
         self, image: NDArray[Any], result: Result, *, mask: NDArray[np.bool_] | None = None
     ) -> NDArray[np.uint8]:
-        """The picture with its heat map on the model's fixed scale."""
+        """The picture with its heat map on the fixed scale of its product."""
+        calibration = self.calibrations.for_class(result.klass)
         return images.overlay(
             images.to_rgb8(images.as_image(image, result.image), self.format),
             result.map,
-            low=self.calibration.heat_low,
-            high=self.calibration.heat_high,
+            low=calibration.heat_low,
+            high=calibration.heat_high,
             mask=mask,
-            outline_at=self.calibration.region_threshold,
+            outline_at=calibration.region_threshold,
             text=f"{result.score:.3g} {result.verdict}",
         )
 
@@ -153,5 +183,12 @@ class Inspector:
         """What the file says of itself, in words and figures."""
         manifest = {key: value for key, value in self.manifest.items() if key not in ("remembered", "parts")}
         sizes = {name: part["bytes"] for name, part in self.manifest.get("parts", {}).items()}
-        calibration = {key: value for key, value in self.calibration.to_json().items() if key != "scores"}
+        calibration = without_scores(self.calibration)
+        if self.calibrations.own:
+            own = self.calibrations.own.items()
+            calibration["classes"] = {klass: without_scores(each) for klass, each in own}
         return {**manifest, "bytes": sizes, "calibration": calibration}
+
+
+def without_scores(calibration: Calibration) -> dict[str, Any]:
+    return {key: value for key, value in calibration.to_json().items() if key != "scores"}

@@ -42,6 +42,10 @@ class Result:
     regions: tuple[Region, ...]
     nearest: str | None
     """The good picture that comes closest to the worst place, for methods that remember pictures."""
+    klass: str | None
+    """The product; None: the model does not tell, or knows none like it."""
+    class_confidence: float | None
+    """From 0 to 1, that the picture shows this product; where none is known, the best one's."""
     ms: float
     model: str
 
@@ -55,6 +59,8 @@ class Result:
             "p_value": self.p_value,
             "regions": [asdict(region) for region in self.regions],
             "nearest": self.nearest,
+            "class": self.klass,
+            "class_confidence": self.class_confidence,
             "ms": round(self.ms, 3),
             "model": self.model,
         }

@@ -17,23 +17,31 @@ from torch import Tensor, nn
 OPSET = 18
 
 
-def export(module: nn.Module, channels: int, size: tuple[int, int], outputs: Sequence[str]) -> bytes:
-    """The module as it stands, from `pixels` (N, channels, *size) to the named outputs, for any N."""
+def export(
+    module: nn.Module, channels: int, size: tuple[int, int], outputs: Sequence[str], *, classes: int = 0
+) -> bytes:
+    """The module as it stands, from `pixels` (N, channels, *size) to the named outputs, for any N.
+
+    With `classes` it is also given (N, classes): which class each picture shows.
+    """
     buffer = io.BytesIO()
-    training, example = module.training, torch.rand(2, channels, *size)
+    training = module.training
+    inputs = {"pixels": torch.rand(2, channels, *size)}
+    if classes:
+        inputs["classes"] = torch.zeros(2, classes)
     with warnings.catch_warnings(), torch.no_grad():
         # Traced: shapes are constants by design, and tracing is over ten times quicker than torch.export.
         # What the tracer warns of is just that, and that it is the older of two ways.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module.cpu().eval(),
-            (example,),
+            tuple(inputs.values()),
             buffer,  # type: ignore[arg-type]  # right for the traced exporter
             dynamo=False,
             opset_version=OPSET,
-            input_names=["pixels"],
+            input_names=list(inputs),
             output_names=list(outputs),
-            dynamic_axes={name: {0: "n"} for name in ("pixels", *outputs)},
+            dynamic_axes={name: {0: "n"} for name in (*inputs, *outputs)},
         )
     module.train(training)
     return buffer.getvalue()

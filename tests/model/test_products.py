@@ -1,0 +1,104 @@
+import json
+
+import numpy as np
+import pytest
+
+from blemish.errors import ModelFileError, UsageError
+from blemish.model import Inspector, Verdict
+from blemish.model.products import Calibrations, Good, Seen, recognised
+from tests.model import toy
+
+CLASSES = ["dark", "bright"]
+
+
+def grey(level: int) -> np.ndarray:
+    return np.full((24, 32, 3), level, np.uint8)
+
+
+def inspector(*, tail: int = 0, told: bool = False) -> Inspector:
+    """Dark parts score about 0.1 and bright ones about 0.8; of a third class there are a few."""
+    archive = toy.archive(classes=True, told=told)
+    good = [
+        Good(middle + spread, middle + spread, klass, confidence)
+        for klass, middle, confidence in (("dark", 0.1, 0.9), ("bright", 0.8, 0.8))
+        for spread in np.linspace(-0.02, 0.02, 120)
+    ]
+    good += [Good(0.5, 0.5, "rare", 0.7)] * tail
+    archive.calibration.clear()
+    archive.calibration.update(json.loads(json.dumps(Calibrations.of(good).to_json())))
+    archive.manifest["classes"] = CLASSES
+    return Inspector(archive, name="toy.blemish")
+
+
+def test_each_product_has_thresholds_of_its_own() -> None:
+    model = inspector()
+    dark, bright = (model.inspect(grey(level)) for level in (26, 204))
+    assert (dark.klass, bright.klass) == ("dark", "bright")
+    assert dark.verdict is bright.verdict is Verdict.ACCEPT
+    assert dark.threshold < 0.13
+    assert bright.threshold > 0.8
+    assert dark.class_confidence == pytest.approx(1 - 26 / 255)
+    told = dark.record()
+    assert (told["class"], told["class_confidence"]) == ("dark", dark.class_confidence)
+    assert model.inspect(grey(204), klass="dark").verdict is Verdict.REJECT, (
+        "as a dark one it is far too bright"
+    )
+    assert set(model.info()["calibration"]["classes"]) == set(CLASSES)
+    assert "scores" not in json.dumps(model.info())
+
+
+def test_what_the_map_calls_a_defect_depends_on_the_product() -> None:
+    model = inspector()
+    assert model.inspect(grey(204)).regions == ()
+    assert model.inspect(grey(204), klass="dark").regions
+
+
+def test_a_picture_of_no_known_product_is_never_accepted() -> None:
+    model = inspector()
+    unknown = model.inspect(grey(128))
+    assert unknown.klass is None
+    assert unknown.class_confidence == pytest.approx(0.5, abs=0.01)
+    assert unknown.verdict is Verdict.REVIEW
+    assert unknown.threshold == model.calibration.threshold
+
+
+def test_a_class_that_the_model_does_not_know_is_refused() -> None:
+    with pytest.raises(UsageError, match="knows no class shiny: name one of dark, bright"):
+        inspector().inspect(grey(9), klass="shiny")
+    with pytest.raises(UsageError, match="one product without a name"):
+        toy.inspector().inspect(grey(9), klass="shiny")
+
+
+def test_a_graph_may_be_told_the_class() -> None:
+    model = inspector(told=True)
+    untold, dark, bright = (model.inspect(grey(204), klass=klass) for klass in (None, "dark", "bright"))
+    assert untold.score == dark.score == pytest.approx(204 / 255)
+    assert bright.score == pytest.approx(204 / 255 - 1)
+
+
+def test_few_images_of_a_product_share_the_thresholds_of_all() -> None:
+    calibrations = inspector(tail=4).calibrations
+    assert set(calibrations.own) == set(CLASSES)
+    assert calibrations.for_class("rare") is calibrations.pooled
+    assert len(calibrations.pooled.scores) == 244
+    assert set(inspector(tail=5).calibrations.own) == {*CLASSES, "rare"}
+
+
+def test_one_product_is_as_ever() -> None:
+    good = [Good(score, score) for score in np.linspace(0, 1, 30)]
+    calibrations = Calibrations.of(good)
+    assert calibrations.to_json() == calibrations.pooled.to_json()
+    assert Calibrations.from_json(calibrations.to_json()) == calibrations
+    assert recognised(None, ["nut"], None, None) == Seen("nut", None)
+    assert recognised(None, [""], None, None) == Seen(None, None)
+    assert recognised(None, CLASSES, None, None) == Seen(None, None), "the method does not tell them apart"
+
+
+@pytest.mark.parametrize(
+    "damage", [{"least_confidence": float("nan")}, {"classes": {"dark": {"scores": []}}}]
+)
+def test_damaged_calibrations_are_refused(damage: dict[str, object]) -> None:
+    archive = inspector().archive
+    archive.calibration.update(damage)
+    with pytest.raises(ModelFileError, match="does not describe a model"):
+        Inspector(archive)
