@@ -211,6 +211,7 @@ def describe(method: "Method", train: Samples, calibrating: Samples, run: "Run")
         "n_calibration": len(calibrating),
         "format": run.format.to_json(),
         "facts": method.facts(),
+        "notes": method.notes,
         "remembered": [sample.name for sample in train],
         "versions": {"torch": torch.__version__, "onnxruntime": version("onnxruntime")},
     }

@@ -133,7 +133,7 @@ def test_every_setting_exports(options: dict[str, Any]) -> None:
     scorer = method.scorer(task, run)
     batch = run.pixels(datasets(pictures(3)))
     with torch.no_grad():
-        score, heat = scorer(torch.from_numpy(batch))
+        score, heat, _ = scorer(torch.from_numpy(batch))
     shipped = Graph(export(scorer, 3, (SIDE, SIDE), method.outputs))(batch)
     np.testing.assert_allclose(shipped.scores, score.numpy(), rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(shipped.maps, heat.numpy(), rtol=1e-3, atol=1e-4)
@@ -195,7 +195,7 @@ def test_a_killed_training_ends_as_an_undisturbed_one(
         nonlocal passes
         if self.network.training:
             passes += 1
-        if passes > 4 + 4:  # four of the probe
+        if passes > 6 + 4:  # six of the probe
             raise KeyboardInterrupt
         return loss(self, network, batch)
 
@@ -225,6 +225,14 @@ def test_never_more_than_half_is_hidden() -> None:
     assert 0.3 < float(batch.hidden.mean((1, 2)).max()) <= 0.5
     assert method.chosen["most_hidden"] <= 0.5
     assert isinstance(method.scorer(task, run), EarScorer)
+
+
+@pytest.mark.parametrize(("dilation", "capped"), [(0, False), (40, True)])
+def test_more_to_hide_than_may_be_is_said_in_the_result(dilation: int, capped: bool) -> None:
+    images = pictures(6)
+    model = fit(images, method="ear", options=QUICK | {"rule": "top5", "dilation": dilation})
+    sentence = "More than half of the picture is conspicuous: the most conspicuous half was hidden."
+    assert model.inspect(images[0]).notes == ((sentence,) if capped else ())
 
 
 def test_what_cannot_work_is_told() -> None:

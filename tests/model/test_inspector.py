@@ -48,7 +48,7 @@ def test_record_has_the_documented_fields(model: Inspector) -> None:
     record = model.inspect(defective(), name="bad.png").record()
     assert list(record) == [
         *("image", "score", "verdict", "threshold", "review_threshold", "p_value"),
-        *("regions", "nearest", "class", "class_confidence", "ms", "model"),
+        *("regions", "nearest", "class", "class_confidence", "notes", "ms", "model"),
     ]
     assert [list(region) for region in record["regions"]] == [["x", "y", "w", "h", "area", "peak"]] * 2
     assert json.loads(json.dumps(record, allow_nan=False)) == record

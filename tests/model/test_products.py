@@ -59,6 +59,7 @@ def test_a_picture_of_no_known_product_is_never_accepted() -> None:
     assert unknown.klass is None
     assert unknown.class_confidence == pytest.approx(0.5, abs=0.01)
     assert unknown.verdict is Verdict.REVIEW
+    assert unknown.record()["notes"] == ["It looks like none of the products that the model knows."]
     assert unknown.threshold == model.calibration.threshold
 
 

@@ -29,6 +29,7 @@ FIELDS = (
     "nearest",
     "class",
     "class_confidence",
+    "notes",
     "ms",
     "model",
     "error",
@@ -181,8 +182,12 @@ def writer(file: IO[str], form: Format, heatmaps: bool) -> Write:
     rows.writeheader()
 
     def write(record: dict[str, Any]) -> None:
-        rows.writerow({**record, "regions": json.dumps(record["regions"])} if "regions" in record else record)
+        rows.writerow({key: as_text(value) for key, value in record.items()})
         if file is sys.stdout:
             file.flush()
 
     return write
+
+
+def as_text(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, list) else value

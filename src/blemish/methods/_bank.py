@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ BANK_MB = 8.0
 class BankMethod:
     outputs: tuple[str, ...] = ("pred_score", "anomaly_map", "nearest_image")
     told_classes = 0
+    notes: ClassVar[dict[str, str]] = {}
 
     def __init__(self, config: Any) -> None:
         self.config = config

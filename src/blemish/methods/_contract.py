@@ -137,6 +137,8 @@ class Method(Protocol):
     """For each preset the Config fields in which it differs from the defaults."""
     outputs: tuple[str, ...]
     """Names of what the scorer returns, in order; after `fit`, for it may depend on the products."""
+    notes: ClassVar[dict[str, str]]
+    """What to tell the user where such an output, named `note_…`, is above 0 for a picture."""
     told_classes: int
     """How many products the scorer is told to tell apart in a second argument; 0: it takes pictures alone."""
 

@@ -202,18 +202,18 @@ class Filling(nn.Module):
 
 class EarScorer(nn.Module):
     def __init__(
-        self, hiding: nn.Module, filling: Filling, config: Config, size: tuple[int, int], cells: int
+        self, hiding: Hiding | Constant, filling: Filling, config: Config, size: tuple[int, int], cells: int
     ) -> None:
         super().__init__()
         self.hiding, self.filling, self.cells = hiding, filling, cells
         self.score, self.region = config.score, config.region
         self.smooth = Smooth(size, config.smooth)
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = self.hiding(pictures)
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        hidden, capped = self.hiding.told(pictures)
         rebuilt = self.filling(pictures, hidden, self.cells)
         error = self.smooth(msgms_map(pictures, rebuilt))
-        return image_score(restricted(error, hidden, self.region), self.score), error
+        return image_score(restricted(error, hidden, self.region), self.score), error, capped.float()
 
 
 class First(nn.Module):
@@ -235,9 +235,9 @@ class RiadScorer(nn.Module):
         self.riad = Riad(unet, size, seed=seed)
         self.smooth, self.score = Smooth(size, config.smooth), config.score
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         error = self.smooth(self.riad(pictures))
-        return image_score(error, self.score), error
+        return image_score(error, self.score), error, torch.zeros_like(error[:, 0, 0])
 
 
 class Inpainting(_training.Task):
@@ -345,8 +345,11 @@ class EAR:
             "patience": 320,
         },
     }
-    outputs: tuple[str, ...] = ("pred_score", "anomaly_map")
+    outputs: tuple[str, ...] = ("pred_score", "anomaly_map", "note_capped")
     told_classes = 0
+    notes: ClassVar[dict[str, str]] = {
+        "note_capped": "More than half of the picture is conspicuous: the most conspicuous half was hidden."
+    }
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -380,7 +383,7 @@ class EAR:
         """What is hidden of each training picture, one bit a pixel: it depends on the picture alone."""
         config = self.config
         self.masks: dict[str, NDArray[np.uint8]] = {}
-        self.hiding: nn.Module = Constant(torch.zeros(run.size))
+        self.hiding: Hiding | Constant = Constant(torch.zeros(run.size))
         if config.hide in ("attention", "random"):
             self.hiding = Hiding(saliency_of(config), Masking(config.rule, config.dilation))
             masks = run.outputs(run.compiled(self.hiding), train, "attention")

@@ -339,6 +339,7 @@ class FractalAD:
     }
     outputs: tuple[str, ...] = ("pred_score", "anomaly_map")
     told_classes = 0
+    notes: ClassVar[dict[str, str]] = {}
 
     def __init__(self, config: Any) -> None:
         self.config = config

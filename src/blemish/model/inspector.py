@@ -1,7 +1,7 @@
 """The one inference path: a picture in, a result out. NumPy, OpenCV and ONNX Runtime; never torch."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from operator import index
 from pathlib import Path
@@ -15,7 +15,7 @@ from blemish.errors import ModelFileError
 from blemish.images import Image, PixelFormat
 from blemish.model.archive import Archive
 from blemish.model.calibration import Calibration
-from blemish.model.products import Calibrations, one_of, recognised
+from blemish.model.products import UNKNOWN, Calibrations, one_of, recognised
 from blemish.model.result import Result, Verdict, find_regions
 
 
@@ -27,6 +27,8 @@ class Raw(NamedTuple):
     nearest: NDArray[np.int64] | None
     classes: NDArray[np.float32] | None = None
     """(N, classes): how far each picture looks like each."""
+    notes: Mapping[str, NDArray[np.float32]] = {}
+    """Outputs `note_…` (N,): above 0 where the manifest's sentence of that name holds."""
 
 
 class Graph:
@@ -68,7 +70,8 @@ class Graph:
         except Exception as error:
             raise ModelFileError(f"The graph of {self.name} fails, fit the model anew: {error}") from error
         optional = named.get("nearest_image"), named.get("class_scores")
-        return Raw(named["pred_score"], named["anomaly_map"], *optional)
+        notes = {name: value for name, value in named.items() if name.startswith("note_")}
+        return Raw(named["pred_score"], named["anomaly_map"], *optional, notes)
 
 
 class Inspector:
@@ -142,8 +145,12 @@ class Inspector:
         seen = recognised(shares, self.classes, klass, self.calibrations.least_confidence)
         calibration = self.calibrations.for_class(seen.klass)
         verdict = calibration.verdict(score)
-        if not seen.known and verdict is Verdict.ACCEPT:
-            verdict = Verdict.REVIEW  # by what is usual for other products nobody can call it good
+        sentences = self.manifest.get("notes", {})
+        notes = [sentences[key] for key, value in raw.notes.items() if value[0] > 0 and key in sentences]
+        if not seen.known:
+            notes.append(UNKNOWN)
+            if verdict is Verdict.ACCEPT:  # by what is usual for other products nobody can call it good
+                verdict = Verdict.REVIEW
         return Result(
             image=name,
             score=score,
@@ -156,6 +163,7 @@ class Inspector:
             nearest=None if raw.nearest is None else self.manifest["remembered"][int(raw.nearest[0])],
             klass=seen.klass,
             class_confidence=seen.confidence,
+            notes=tuple(notes),
             ms=(time.perf_counter() - begin) * 1e3,
             model=self.name,
         )

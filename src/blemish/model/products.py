@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from blemish.errors import UsageError
 from blemish.model.calibration import Calibration, upper_bound
 
+UNKNOWN = "It looks like none of the products that the model knows."
 LEAST_OWN = 5
 """Good images from which on a product has thresholds of its own."""
 

@@ -46,6 +46,8 @@ class Result:
     """The product; None: the model does not tell, or knows none like it."""
     class_confidence: float | None
     """From 0 to 1, that the picture shows this product; where none is known, the best one's."""
+    notes: tuple[str, ...]
+    """What a person should know of this picture's result."""
     ms: float
     model: str
 
@@ -61,6 +63,7 @@ class Result:
             "nearest": self.nearest,
             "class": self.klass,
             "class_confidence": self.class_confidence,
+            "notes": list(self.notes),
             "ms": round(self.ms, 3),
             "model": self.model,
         }

@@ -73,13 +73,20 @@ class Masking(nn.Module):
         self.rule, self.dilation = rule, dilation
 
     def forward(self, maps: Tensor) -> Tensor:
+        return self.capped(maps, self.found(maps))
+
+    def found(self, maps: Tensor) -> Tensor:
+        """(N, H·W): all that is conspicuous."""
         # Doubles, for a threshold must not depend on the order in which a runtime adds.
         flat = maps.flatten(1).double()
         uneven = flat.amax(1, keepdim=True) > (1 + EVEN) * flat.mean(1, keepdim=True)
         found = without_specks((uneven & (flat > RULES[self.rule](flat))).view_as(maps))
         side = 2 * self.dilation + 1
-        masks = highest(highest(found.float(), side, 1), 1, side).flatten(1) > 0
-        inside = torch.where(masks, flat, -1.0)
+        return highest(highest(found.float(), side, 1), 1, side).flatten(1) > 0
+
+    def capped(self, maps: Tensor, found: Tensor) -> Tensor:
+        """The most conspicuous half of the picture, where more was found."""
+        inside = torch.where(found, maps.flatten(1).double(), -1.0)
         return (inside > top(MOST, inside)).view_as(maps).to(maps.dtype)
 
 
@@ -92,7 +99,13 @@ class Hiding(nn.Module):
         self.masking = masking
 
     def forward(self, pictures: Tensor) -> Tensor:
-        return self.masking(self.saliency(pictures))
+        return self.told(pictures)[0]
+
+    def told(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """And of which pictures (N,) more was conspicuous than may be hidden."""
+        maps = self.saliency(pictures)
+        found = self.masking.found(maps)
+        return self.masking.capped(maps, found), found.to(maps.dtype).mean(1) > MOST
 
 
 class Constant(nn.Module):
@@ -105,6 +118,10 @@ class Constant(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         return self.mask.expand(len(pictures), -1, -1)
+
+    def told(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        masks = self(pictures)
+        return masks, masks.flatten(1).amax(1) > 1  # never
 
 
 def highest(values: Tensor, rows: int, columns: int) -> Tensor:
