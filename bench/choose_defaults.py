@@ -49,16 +49,16 @@ BANKS: Variants = {
     "reb, published density": ("reb", {"alpha": 1.0, "density": "paper", "squared": True, "neighbours": 9}),
 }
 FRACTALAD: Variants = {
+    "for comparison: knn": ("knn", {}),
+    "for comparison: reb": ("reb", {}),
     "fast": ("fractalad", {}),
     "teacher alone": ("fractalad", {"student": "off"}),
     "a network as student": ("fractalad", {"student": "network"}),
-    "75 % of the variance": ("fractalad", {"variance": 0.75}),
-    "98 % of the variance": ("fractalad", {"variance": 0.98}),
-    "shown w · t": ("fractalad", {"view": "wt"}),
     "shown t and w · s": ("fractalad", {"view": "both"}),
     "score: max": ("fractalad", {"score": "max"}),
     "score: top 1 %": ("fractalad", {"score": "top1"}),
     "score: 99.5 % quantile": ("fractalad", {"score": "q995"}),
+    "900 updates": ("fractalad", {"updates": 900}),
 }
 EAR: Variants = {
     "fast": ("ear", {}),

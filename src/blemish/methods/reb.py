@@ -48,8 +48,9 @@ ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 CHANCE = 2.0
 """Standard errors by which a share of the density must be better than none."""
 PAINTED = 128
-HELD_ABOVE = 1.2
-"""Memory of a forward and backward pass over what it keeps for gradients: gradients, and gaps between."""
+HELD_ABOVE = 1.7
+"""Memory of a forward and backward pass over what it keeps for gradients: gradients, and what the allocator
+keeps for the next."""
 
 
 @dataclass(frozen=True, kw_only=True)
