@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -183,6 +184,18 @@ def test_the_adapted_network_is_in_the_file_and_is_the_one_that_inspects(
     assert fit(options=PLAIN, **small).inspect(bad).score != pytest.approx(
         undisturbed.inspect(bad).score, rel=1e-3
     )
+
+
+def test_inspecting_costs_what_it_did_before_adaptation(
+    undisturbed: blemish.Inspector, small: dict[str, str]
+) -> None:
+    graphs = [
+        onnx.load_from_string(m.archive.graph).graph for m in (undisturbed, fit(options=PLAIN, **small))
+    ]
+    steps = [[(node.op_type, len(node.input)) for node in graph.node] for graph in graphs]
+    assert steps[0] == steps[1]
+    sizes = [sorted(tuple(value.dims) for value in graph.initializer) for graph in graphs]
+    assert sizes[0] == sizes[1]
 
 
 def test_same_seed_same_model_and_another_seed_another(

@@ -1,5 +1,7 @@
 """EAR: what is hidden, what learns, and what its settings do."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +235,21 @@ def test_more_to_hide_than_may_be_is_said_in_the_result(dilation: int, capped: b
     model = fit(images, method="ear", options=QUICK | {"rule": "top5", "dilation": dilation})
     sentence = "More than half of the picture is conspicuous: the most conspicuous half was hidden."
     assert model.inspect(images[0]).notes == ((sentence,) if capped else ())
+
+
+def test_the_same_map_to_the_bit_in_every_process(tmp_path: Path) -> None:
+    images = pictures(6)
+    fit(images, method="ear", options=QUICK).save(tmp_path / "parts.blemish")
+    cv2.imwrite(str(tmp_path / "bad.png"), marked(images[0]))
+    script = (
+        "import sys, hashlib, blemish; result = blemish.load(sys.argv[1]).inspect(sys.argv[2]);"
+        "print(hashlib.sha256(result.map.tobytes()).hexdigest(), result.score)"
+    )
+    command = [sys.executable, "-c", script, tmp_path / "parts.blemish", tmp_path / "bad.png"]
+    first, second = (
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)
+    )
+    assert first == second
 
 
 def test_what_cannot_work_is_told() -> None:

@@ -1,0 +1,98 @@
+"""EAR beside what it is to be better than, on the same network, and taken apart.
+
+    python bench/ear.py rivals ../shared/data/screw … [--seeds 0,1,2] [--preset fast]
+    python bench/ear.py ablations ../shared/data/screw …
+
+Each result goes into bench/results/ear-rivals.json or ear-ablations.json as soon as it is there, and the same
+command goes on where an interrupted one was. `python bench/figures.py` makes the tables of docs/ear.md.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import blemish
+from blemish import data
+from blemish.data import Role
+from records import RESULTS, Store, measured
+
+RIVALS: dict[str, dict[str, Any]] = {
+    "EAR v1": {},
+    "mosaic": {"variant": "mosaic"},
+    "RIAD, 12 passes": {"hide": "riad"},
+    "plain autoencoder": {"hide": "nothing", "off": 4, "off_in_training": 4},
+    "random mask of the same area": {"hide": "random"},
+    "same switches in training": {"off_in_training": 2},
+}
+ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "mask": {
+        "nothing hidden": {"hide": "nothing"},
+        "spectral residual": {"saliency": "residual"},
+        "differences of Gaussians": {"saliency": "gaussians"},
+    },
+    "skips off in inspection": {f"{count}": {"off": count} for count in range(5)},
+    "skips off in training too": {
+        f"{count}": {"off": count, "off_in_training": count} for count in (1, 3, 4)
+    },
+    "remedy": {name: {"remedy": name} for name in ("bn_recal", "mean_skip")},
+    "threshold": {name: {"rule": name} for name in ("sigma1", "sigma2", "top10", "top25", "otsu")},
+    "fill": {name: {"fill": name} for name in ("mean", "mosaic")},
+    "loss": {name: {"loss": name} for name in ("l2", "l2+ssim")},
+    "attention": {
+        "not levelled": {"levelled": False},
+        "dark strokes": {"polarity": "dark"},
+        "bright strokes": {"polarity": "bright"},
+        "two scales": {"scales": 2},
+    },
+    "score": {"within the mask": {"region": "mask"}, "top 0.1 %": {"score": "top"}},
+    "mosaic's cells": {f"{side} px": {"variant": "mosaic", "cell": side} for side in (4, 8, 16, 32)},
+}
+WARM_UP, RUNS = 5, 30
+
+
+def graph_ms(model: blemish.Inspector, folder: Path) -> float:
+    """Median of one picture through the graph, on as many threads as there are cores."""
+    sample = data.read(folder).role(Role.TEST)[0]
+    batch = model.pixels(sample.read(), sample.name)[None]
+    taken = []
+    for _ in range(WARM_UP + RUNS):
+        begin = time.perf_counter()
+        model.graph(batch)
+        taken.append((time.perf_counter() - begin) * 1e3)
+    return float(np.median(taken[WARM_UP:]))
+
+
+def measure(folder: Path, key: dict[str, Any], store: Store, **given: Any) -> None:
+    if not store.has(key):
+        model = blemish.fit(folder, method="ear", **given)
+        store.add(key, measured(model, folder) | {"graph_ms": graph_ms(model, folder)})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("what", choices=("rivals", "ablations"))
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--seeds", default="0,1,2", help="of the rivals; ablations have 0")
+    parser.add_argument("--preset", default="fast", help="of the rivals")
+    given = parser.parse_args()
+    if given.what == "rivals":
+        store = Store(RESULTS / "ear-rivals.json")
+        for seed in map(int, given.seeds.split(",")):
+            for folder in given.folders:
+                for name, options in RIVALS.items():
+                    key = {"dataset": folder.name, "preset": given.preset, "variant": name, "seed": seed}
+                    measure(folder, key, store, preset=given.preset, options=options, seed=seed)
+        return
+    store = Store(RESULTS / "ear-ablations.json")
+    for folder in given.folders:
+        for study, variants in ABLATIONS.items():
+            for name, options in variants.items():
+                key = {"dataset": folder.name, "study": study, "variant": name}
+                measure(folder, key, store, options=options)
+
+
+if __name__ == "__main__":
+    main()
