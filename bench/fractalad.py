@@ -26,11 +26,11 @@ STUDIES: dict[str, dict[str, dict[str, Any]]] = {
     },
     "student": {
         "none, teacher alone": {"student": "off"},
-        "subspace": {"student": "subspace"},
+        "codebook": {"student": "codebook"},
         "network": {"student": "network"},
     },
     "what the head is shown": {
-        name: {"student": "subspace", "view": view}
+        name: {"view": view}
         for name, view in (
             ("w · s", "ws"),
             ("w · t", "wt"),

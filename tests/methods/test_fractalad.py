@@ -122,7 +122,7 @@ def test_without_a_student_anomalies_come_again_as_the_teacher_saw_them() -> Non
 
 
 def test_pictures_kept_aside_are_never_trained_on() -> None:
-    _, task = method_and_task({**QUICK, "student": "subspace", "pool": 0}, count=12)
+    _, task = method_and_task({**QUICK, "student": "codebook", "pool": 0}, count=12)
     kept = {sample.name for sample in task.aside}
     assert len(kept) == 1
     assert {sample.name for sample in task.train} | kept == {str(number) for number in range(12)}
@@ -201,7 +201,7 @@ def test_a_killed_training_ends_as_an_undisturbed_one(
         fit(method="fractalad", options=NETWORK, checkpoint=place, resume=True)
 
 
-@pytest.mark.parametrize("options", [NETWORK, ALONE, {**ALONE, "student": "subspace"}])
+@pytest.mark.parametrize("options", [NETWORK, ALONE, {**ALONE, "student": "codebook"}])
 def test_deep_and_many_channel_pictures(options: dict[str, Any]) -> None:
     for channels, dtype in ((1, np.uint16), (4, np.uint8), (5, np.uint16)):
         images = pictures(4, channels, dtype)
@@ -220,7 +220,7 @@ def test_flat_pictures_still_get_anomalies() -> None:
 def test_what_cannot_work_is_told() -> None:
     with pytest.raises(UsageError, match="updates is 0: give at least 1"):
         Config(updates=0)
-    with pytest.raises(UsageError, match=r"option student of fractalad cannot be 'maybe': it takes subspace"):
+    with pytest.raises(UsageError, match=r"option student of fractalad cannot be 'maybe': it takes codebook"):
         create("fractalad", options={"student": "maybe"})
     with pytest.raises(DataError, match="1 usable good image"):
         fit(pictures(1), method="fractalad", options=QUICK)

@@ -3,10 +3,10 @@ import torch
 
 from blemish.nets import load_backbone
 from blemish.nets.distillation import (
+    Codebook,
     Flat,
     Moments,
     Stages,
-    Subspace,
     agreement,
     distance,
     seen,
@@ -74,20 +74,21 @@ def test_flat_rows_become_maps_again() -> None:
     assert all(torch.equal(*pair) for pair in zip(again, maps, strict=True))
 
 
-def test_a_subspace_knows_what_good_pictures_vary_in() -> None:
+def test_a_codebook_answers_place_by_place() -> None:
+    class Doubled(torch.nn.Module):
+        def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+            assert vectors.shape[1:] == (20, 6)
+            return 2 * vectors
+
+    pictures, maps = torch.rand(2, 3, 8, 8), torch.randn(2, 6, 5, 4)
+    (answered,) = Codebook([Doubled()])(pictures, [maps])
+    assert torch.equal(answered, 2 * maps)
+
+
+def test_moments_are_those_of_all_places() -> None:
     torch.manual_seed(0)
-    mixing, mean = torch.randn(6, 2), torch.randn(6)
-
-    def good() -> torch.Tensor:
-        return torch.einsum("ck,khw->chw", mixing, torch.randn(2, 5, 4)) + mean[:, None, None]
-
-    usual = Moments.of([[good(), 3 * good()] for _ in range(30)])
-    torch.testing.assert_close(usual[1].covariance, 9 * mixing.double() @ mixing.T.double(), rtol=0.3, atol=3)
-    student = Subspace.of(usual, 0.999)
-    assert [basis.shape for basis in student.bases] == [(2, 6), (2, 6)]
-    new, bad = good()[None], good()[None].clone()
-    bad[..., 2, 1] += torch.randn(6)
-    torch.testing.assert_close(student(new, [new, new])[0], new, rtol=1e-3, atol=1e-3)
-    off = 1 - agreement(bad, student(bad, [bad, bad])[0])[0]
-    assert off.argmax() == 2 * 4 + 1
-    assert off.flatten().sort().values[-2] < 1e-5
+    pictures = [[torch.randn(3, 5, 4), 3 + 2 * torch.randn(2, 7, 7)] for _ in range(9)]
+    for stage, moments in enumerate(Moments.of(pictures)):
+        vectors = torch.cat([maps[stage].flatten(1).T for maps in pictures]).double()
+        torch.testing.assert_close(moments.mean, vectors.mean(0))
+        torch.testing.assert_close(moments.covariance, torch.cov(vectors.T, correction=0))

@@ -5,10 +5,11 @@ anomaly generation and backbone knowledge distillation", arXiv 2301.12739.
 Faithful: the anomalies, the student that learns the teacher's direction on clean pictures only, the attention
 by their cosine, SFNet with its losses, the mean of the map as image score, and in the preset `paper` the
 published schedule.
-Ours: the student of `fast` is no network but the teacher's own maps, brought down to what good pictures vary
-in. Whether there is a student at all, and whether anomalies lie on an object, is found out for each product
-(the code lists both by name). Faint defects of other kinds, painted on good pictures kept aside, tell when to
-stop. In `fast` and `full` batches are smaller and the learning rate falls. Score and map are log-odds.
+Ours: the student of `fast` is no network but a codebook, which answers at each place with what good pictures
+have that is most like the teacher's map there. Whether there is a student at all in `paper`, and whether
+anomalies lie on an object, is found out for each product (the code lists both by name). Faint defects of
+other kinds, painted on good pictures kept aside, tell when to stop. In `fast` and `full` batches are smaller
+and the learning rate falls. Score and map are log-odds.
 """
 
 import math
@@ -26,18 +27,19 @@ from torch import Tensor, nn
 from blemish.data import Sample, Samples
 from blemish.defects import FractalMaker, Source, faint, has_one_object, make
 from blemish.errors import UsageError
+from blemish.memory.codebook import Codes
 from blemish.methods import _training
 from blemish.methods._contract import Run
 from blemish.methods._registry import register
 from blemish.nets.distillation import (
+    Codebook,
     Flat,
-    Moments,
+    Seeing,
     Stages,
     Student,
-    Subspace,
     View,
+    compared,
     distance,
-    seen,
     stage_taps,
     unflattened,
 )
@@ -50,6 +52,8 @@ LEAST = 1e-6
 """Probabilities nearer to 0 or 1 count as this near."""
 PLACED = 0.4
 """Share of what the teacher sees that the place in the picture explains, from which on it is no texture."""
+CODED = 40_000
+"""Vectors of a stage that its codebook is made from."""
 LOOKED_AT = 64
 """Pictures that the share is found on."""
 
@@ -64,7 +68,7 @@ class Config:
     """Of the first update."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """How the learning rate goes on; the paper's stays as it is."""
-    student: Literal["subspace", "network", "off", "auto"] = "subspace"
+    student: Literal["codebook", "network", "off", "auto"] = "codebook"
     """Who knows what the teacher makes of good pictures; `auto`, as in the paper: a network, or nobody."""
     objects: Literal["auto", "on", "off"] = "auto"
     """Whether anomalies lie on the object; `auto`: where one stands out from its background."""
@@ -84,8 +88,8 @@ class Config:
     """Affine maps of a fractal, from 2 to this number."""
     brush: Literal["native", "working"] = "native"
     """At which size fractals are drawn: that of the files, or the smaller one that is worked at."""
-    variance: float = 0.9
-    """Of good pictures' maps, kept by the subspace."""
+    codes: int = 512
+    """Vectors of a stage that the codebook remembers."""
     width: int = 0
     """Channels of the head; 0: those of the first stage."""
     check_every: int = 50
@@ -93,12 +97,20 @@ class Config:
     patience: int = 3
     """Looks without a better one after which training ends."""
     pool: int = 1000
-    """Without a student, anomalies that are drawn; then they come again, and the teacher knows them."""
+    """Unless a network is the student, anomalies that are drawn; then they come again."""
     compat: bool = False
     """As in the published code: each fractal drawn anew, and colours pasted on grey products."""
 
     def __post_init__(self) -> None:
-        leasts = {"updates": 1, "batch": 1, "dilation": 0, "maps": 2, "width": 0, "check_every": 0}
+        leasts = {
+            "updates": 1,
+            "batch": 1,
+            "dilation": 0,
+            "maps": 2,
+            "width": 0,
+            "check_every": 0,
+            "codes": 2,
+        }
         for name, least in {**leasts, "patience": 1, "pool": 0}.items():
             if getattr(self, name) < least:
                 raise UsageError(f"{name} is {getattr(self, name)}: give at least {least}.")
@@ -115,7 +127,10 @@ PAPER: dict[str, Any] = {
 
 
 class Batch(NamedTuple):
-    """Clean and pasted pictures, where there is a student to see them, and what the teacher says of them."""
+    """Clean and pasted pictures, where a student learns from them, and what the teacher says of them.
+
+    Beside a student that does not learn it is what the head is shown of them.
+    """
 
     clean: Tensor
     pasted: Tensor
@@ -129,7 +144,7 @@ class Painted(NamedTuple):
     pasted: Tensor
     mask: Tensor
     rows: Tensor
-    """The teacher's maps of both, as one row each."""
+    """The maps of both, as one row each; of the pasted one alone where no student learns."""
 
 
 class Judged(NamedTuple):
@@ -144,7 +159,7 @@ class Pair(nn.Module):
     """What learns: the head, and the student where there is one."""
 
     def __init__(
-        self, student: Student | Subspace | None, head: SFNet, view: View, size: tuple[int, int]
+        self, student: Student | Codebook | None, head: SFNet, view: View, size: tuple[int, int]
     ) -> None:
         super().__init__()
         self.student = student
@@ -152,13 +167,14 @@ class Pair(nn.Module):
         self.view = view
         self.size = size
 
-    def logits(self, pictures: Tensor, teacher: list[Tensor]) -> Tensor:
-        return self.head(self.shown(pictures, teacher), self.size)
+    def shown(self, pictures: Tensor, maps: list[Tensor]) -> list[Tensor]:
+        """From the teacher's maps; beside a student that does not learn they are what is shown already."""
+        if not isinstance(self.student, Student):
+            return maps
+        return compared(self.view, maps, self.student(pictures, maps))
 
-    def shown(self, pictures: Tensor, teacher: list[Tensor]) -> list[Tensor]:
-        if self.student is None:
-            return teacher
-        return [seen(self.view, *pair) for pair in zip(teacher, self.student(pictures, teacher), strict=True)]
+    def logits(self, pictures: Tensor, maps: list[Tensor]) -> Tensor:
+        return self.head(self.shown(pictures, maps), self.size)
 
     def forward(
         self, clean: Tensor, pasted: Tensor, of_clean: list[Tensor], of_pasted: list[Tensor]
@@ -198,10 +214,10 @@ class FractalScorer(nn.Module):
 
     def __init__(self, teacher: Stages, pair: Pair, kind: str) -> None:
         super().__init__()
-        self.teacher, self.pair, self.kind = teacher, pair, kind
+        self.seeing, self.pair, self.kind = Seeing(teacher, pair.student, pair.view), pair, kind
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.pair.logits(pictures, self.teacher(pictures))[:, 0]
+        logits = self.pair.head(self.seeing(pictures), self.pair.size)[:, 0]
         return image_score(self.kind, logits.sigmoid()).logit(LEAST), logits
 
 
@@ -218,14 +234,16 @@ class Segmenting(_training.Task):
         self.check_every = config.check_every if self.aside else 0
         self.source = run.source(self.train)
         self.maker = maker_of(config, self.source)
-        self.shapes = teacher.shapes(run.format.channels, run.size)
+        self.learns = isinstance(network.student, Student)
+        self.looks = teacher if self.learns else Seeing(teacher, network.student, network.view)
+        self.shapes = self.looks.shapes(run.format.channels, run.size)
         most = int(run.memory_mb * 1e6 / (2 * sum(shape.numel() for shape in self.shapes)))
-        self.pool = 0 if isinstance(network.student, Student) else min(config.pool, most)
+        self.pool = 0 if self.learns else min(config.pool, most)
         self.held: dict[int, Painted] = {}
 
     @cached_property
     def compiled(self) -> Compiled:
-        return Compiled(Flat(self.teacher), self.run.format.channels, self.run.size, self.device)
+        return Compiled(Flat(self.looks), self.run.format.channels, self.run.size, self.device)
 
     @property
     def device(self) -> torch.device:
@@ -253,7 +271,7 @@ class Segmenting(_training.Task):
         )
 
     def painted(self, number: int) -> Painted:
-        """Without a student the same few come again and again, and the teacher need not look twice."""
+        """Where no student learns the same few come again and again, and nobody need look at them twice."""
         if number in self.held:
             return self.held[number]
         turn, rank = divmod(number, len(self.train))
@@ -261,13 +279,13 @@ class Segmenting(_training.Task):
         made = self.paint(self.train[picture], picture, epoch=turn)
         if self.pool:
             none = torch.empty(0)
-            self.held[number] = made = Painted(none, none, made.mask, made.rows[1:].half())
+            self.held[number] = made = Painted(none, none, made.mask, made.rows[-1:].half())
         return made
 
     def paint(self, sample: Sample, picture: int, *, epoch: int) -> Painted:
         made = make(self.maker, self.source, picture, seed=self.run.seed, epoch=epoch)
         both = np.concatenate([self.run.repainted(sample, view) for view in made.views])
-        rows = self.compiled(both)
+        rows = self.compiled(both if self.learns else both[1:])
         clean, pasted = torch.from_numpy(both)
         return Painted(clean, pasted, torch.from_numpy(made.masks[1])[None], rows)
 
@@ -362,10 +380,6 @@ class FractalAD:
         backbone = run.load_backbone().requires_grad_(False)
         self.teacher = Stages(backbone, stage_taps(backbone))
         self.chosen |= {"weights_licence": backbone.licence, **self.student_pays(train, run)}
-        if self.chosen["student"] == "subspace":
-            shapes = self.teacher.shapes(run.format.channels, run.size)
-            rows = run.outputs(run.compiled(Flat(self.teacher)), train, "looking")
-            self.usual = Moments.of([x[0] for x in unflattened(row[None], shapes)] for row in rows)
         return self.task(train, run)
 
     def leave_one_out(self, train: Samples, run: Run) -> Iterator[nn.Module]:
@@ -380,7 +394,7 @@ class FractalAD:
 
     def words(self, train: Samples, task: Segmenting, one: _training.Probe) -> str:
         student = {
-            "subspace": "a head, on what good pictures do not vary in",
+            "codebook": "a head, on how pictures differ from what good ones have",
             "network": "a student and a head",
             "off": "a head alone",
         }[self.chosen["student"]]
@@ -395,17 +409,32 @@ class FractalAD:
         config, taps = self.config, self.teacher.taps
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.seed)
-            student: Student | Subspace | None = None
+            student: Student | Codebook | None = None
             if self.chosen["student"] == "network":
                 student = Student(Stages(self.teacher.backbone.fresh(), taps))
-            elif self.chosen["student"] == "subspace":
-                student = Subspace.of(self.usual, config.variance)
+            elif self.chosen["student"] == "codebook":
+                known, _ = _training.kept_aside(train, run.seed, wanted=config.check_every > 0)
+                student = self.codebook(known, run)
             channels = [shape[0] for shape in self.teacher.shapes(run.format.channels, run.size)]
             shown = [(1 + (config.view == "both" and student is not None)) * count for count in channels]
             head = SFNet(shown, config.width or channels[0])
         pair = Pair(student, head, config.view, run.size)
         pair.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return Segmenting(self.teacher, train, config, run, pair)
+
+    def codebook(self, train: Samples, run: Run) -> Codebook:
+        """From some places of every picture."""
+        shapes = self.teacher.shapes(run.format.channels, run.size)
+        stages: list[list[Tensor]] = [[] for _ in shapes]
+        maps = run.outputs(run.compiled(Flat(self.teacher)), train, "looking")
+        for number, row in enumerate(maps):
+            rng = np.random.default_rng([run.seed, number])
+            for found, x in zip(stages, unflattened(row[None], shapes), strict=True):
+                vectors = x[0].flatten(1).T
+                few = rng.permutation(len(vectors))[: -(-CODED // len(train))]
+                found.append(vectors[torch.from_numpy(few)])
+        seed = run.seed
+        return Codebook([Codes.of(torch.cat(found), self.config.codes, seed=seed) for found in stages])
 
     def student_pays(self, train: Samples, run: Run) -> dict[str, Any]:
         """On a texture the teacher's maps alone do better, says the paper's code, and listed the textures."""

@@ -84,41 +84,20 @@ class Student(nn.Module):
         return self.stages(pictures)
 
 
-class Subspace(nn.Module):
-    """The teacher's own maps, without the directions in which good ones hardly vary.
+class Codebook(nn.Module):
+    """A student that answers with what good pictures have: found in seconds, and it cannot learn too much."""
 
-    A student that is found in closed form, and costs next to nothing to ask.
-    """
-
-    def __init__(self, widths: Sequence[int], kept: Sequence[int]) -> None:
+    def __init__(self, stages: Sequence[nn.Module]) -> None:
+        """For each stage what turns vectors (N, places, channels) of the teacher into its answers."""
         super().__init__()
-        self.means = nn.ParameterList(nn.Parameter(torch.zeros(width), False) for width in widths)
-        self.bases = nn.ParameterList(
-            nn.Parameter(torch.zeros(count, width), False) for width, count in zip(widths, kept, strict=True)
-        )
-
-    @classmethod
-    def of(cls, usual: Sequence[Moments], variance: float) -> "Subspace":
-        """So much of the variance of good pictures' maps is kept."""
-        bases = []
-        for _, covariance in usual:
-            values, vectors = torch.linalg.eigh(covariance)
-            shares = values.flip(0).clamp(min=0).cumsum(0) / values.clamp(min=0).sum().clamp(min=1e-12)
-            kept = min(int((shares < variance).sum()) + 1, len(values) - 1)
-            bases.append(vectors.flip(1)[:, :kept].T)
-        self = cls([basis.shape[1] for basis in bases], [len(basis) for basis in bases])
-        means = [mean for mean, _ in usual]
-        for own, found in zip([*self.means, *self.bases], [*means, *bases], strict=True):
-            own.data.copy_(found)
-        return self
+        self.stages = nn.ModuleList(stages)
 
     def forward(self, pictures: Tensor, teacher: Sequence[Tensor]) -> list[Tensor]:
         del pictures
         known = []
-        for x, mean, basis in zip(teacher, self.means, self.bases, strict=True):
-            middle = mean[:, None, None]
-            parts = F.conv2d(x - middle, basis[..., None, None])
-            known.append(middle + F.conv2d(parts, basis.T[..., None, None]))
+        for answer, x in zip(self.stages, teacher, strict=True):
+            vectors = answer(x.flatten(2).transpose(1, 2))
+            known.append(vectors.transpose(1, 2).reshape(x.shape))
         return known
 
 
@@ -130,6 +109,25 @@ def agreement(teacher: Tensor, student: Tensor) -> Tensor:
 def distance(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
     """What a network learns to lower: one minus the cosine, averaged over places, summed over stages."""
     return torch.stack([(1 - agreement(t, s)).mean() for t, s in zip(teacher, student, strict=True)]).sum()
+
+
+class Seeing(Stages):
+    """Pictures in 0..1 → what a head is shown of each stage."""
+
+    def __init__(self, teacher: Stages, student: nn.Module | None, view: View) -> None:
+        super().__init__(teacher.backbone, teacher.taps)
+        self.student = student
+        self.view = view
+
+    def forward(self, pictures: Tensor) -> list[Tensor]:
+        teacher = super().forward(pictures)
+        if self.student is None:
+            return teacher
+        return compared(self.view, teacher, self.student(pictures, teacher))
+
+
+def compared(view: View, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> list[Tensor]:
+    return [seen(view, *pair) for pair in zip(teacher, student, strict=True)]
 
 
 def seen(view: View, teacher: Tensor, student: Tensor) -> Tensor:
