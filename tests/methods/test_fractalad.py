@@ -18,8 +18,8 @@ from blemish.methods.fractalad import (
     average_precision,
     image_score,
     placed,
-    segmentation_loss,
 )
+from blemish.nets.sfnet import segmentation_loss
 from tests.methods.product import SIDE, datasets, fit, marked, pictures, run_for
 
 QUICK: dict[str, Any] = {"updates": 4, "batch": 2, "check_every": 2}

@@ -21,7 +21,6 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blemish.data import Sample, Samples
@@ -44,7 +43,7 @@ from blemish.nets.distillation import (
     unflattened,
 )
 from blemish.nets.runtime import Compiled
-from blemish.nets.sfnet import SFNet
+from blemish.nets.sfnet import SFNet, segmentation_loss
 
 JUDGED = 48
 """Faint defects painted on these."""
@@ -189,13 +188,6 @@ class Pair(nn.Module):
         with torch.no_grad():
             shown = self.shown(pasted, of_pasted)
         return off, self.head(shown, self.size)
-
-
-def segmentation_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """Binary cross-entropy, and Dice over the whole batch with one added above and below."""
-    share = logits.sigmoid()
-    dice = 1 - (2 * (share * masks).sum() + 1) / (share.sum() + masks.sum() + 1)
-    return F.binary_cross_entropy_with_logits(logits, masks) + dice
 
 
 def image_score(kind: str, heat: Tensor) -> Tensor:

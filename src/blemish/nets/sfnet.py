@@ -59,3 +59,10 @@ class SFNet(nn.Module):
         finest = merged[-1].shape[-2:]
         together = [x if x.shape[-2:] == finest else resized(x, finest) for x in merged[::-1]]
         return resized(self.last(torch.cat(together, dim=1)), size)
+
+
+def segmentation_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """Binary cross-entropy, and Dice over the whole batch with one added above and below."""
+    share = logits.sigmoid()
+    dice = 1 - (2 * (share * masks).sum() + 1) / (share.sum() + masks.sum() + 1)
+    return F.binary_cross_entropy_with_logits(logits, masks) + dice
