@@ -344,7 +344,7 @@ class FractalAD:
     Config: ClassVar[type] = Config
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "fast": {},
-        "full": {"updates": 2000, "student": "auto", "patience": 6},
+        "full": {"updates": 2000, "patience": 6},
         "paper": PAPER,
     }
     outputs: tuple[str, ...] = ("pred_score", "anomaly_map")
