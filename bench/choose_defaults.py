@@ -24,6 +24,7 @@ from blemish.data import Role, Samples, demo
 from blemish.evaluate.metrics import image_metrics, pixel_metrics
 from blemish.images import PixelFormat, resize, to_rgb8
 from records import RESULTS, Store
+from unseen import unseen
 
 SIZE = (256, 256)
 MOST_IMAGES = 130
@@ -71,6 +72,7 @@ EAR: Variants = {
     "score within the mask": ("ear", {"region": "mask"}),
     "mosaic": ("ear", {"variant": "mosaic"}),
 }
+PAINTERS = {"faint": defects.faint, "unseen": unseen}
 VARIANTS = {"banks": BANKS, "fractalad": FRACTALAD, "ear": EAR}
 
 Pictures = NDArray[np.uint8]
@@ -128,14 +130,19 @@ def main() -> None:
     parser.add_argument("folders", nargs="*", type=Path)
     parser.add_argument("--of", choices=VARIANTS, default="banks")
     parser.add_argument("--seeds", default="0,1")
+    parser.add_argument(
+        "--painted", choices=PAINTERS, default="faint", help="unseen: as no maker paints them"
+    )
     parser.add_argument("--only-folders", action="store_true", help="leave the demo set out")
     given = parser.parse_args()
-    store = Store(RESULTS / ("choices.json" if given.of == "banks" else f"choices-{given.of}.json"))
+    parts = [given.of] * (given.of != "banks") + [given.painted] * (given.painted != "faint")
+    store = Store(RESULTS / f"{'-'.join(['choices', *parts])}.json")
     for name, seed, samples in rounds(
         given.folders, [int(seed) for seed in given.seeds.split(",")], not given.only_folders
     ):
         train, held = good_pictures(samples, seed)
-        bad = defects.faint(defects.Source(held, defects.foregrounds(held)), PAINTED, seed=seed)
+        source = defects.Source(held, defects.foregrounds(held))
+        bad = PAINTERS[given.painted](source, PAINTED, seed=seed)
         for variant, (method, options) in VARIANTS[given.of].items():
             key = {"dataset": name, "seed": seed, "variant": variant}
             if not store.has(key):

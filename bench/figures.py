@@ -1,4 +1,4 @@
-"""Every number of README.md and docs/choices.md, from bench/results, and the picture, from the demo set.
+"""Every number of README.md and the tables of docs, from bench/results, and the picture, from the demo set.
 
 python bench/figures.py            # writes README.md and docs/demo.png
 python bench/figures.py --check    # exits with 1 if numbers in them are others than the results'
@@ -9,9 +9,10 @@ import json
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean, median, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -27,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
 METHODS, PEERS = ("knn", "reb"), ("PatchCore", "PaDiM")
 RATES = ("image_auroc", "pixel_auroc", "aupro30")
+MAP_RATES = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro30")
 NONE = "–"
 
 TILE, GAP, CAPTION = 150, 4, 18
@@ -60,18 +62,32 @@ def accuracy(result: Mapping[str, Any], peer: Mapping[str, Any]) -> Table:
         ]
 
 
+def maps(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
+    """All methods and presets of the same bench, with what tells how well they show the defect."""
+    shown = [group for group in result["groups"] if group["backbone"] == "lite0" and not group["options"]]
+    columns = list(dict.fromkeys((group["method"], group["preset"]) for group in shown))
+    yield ["data set", *(" ".join(column) for column in columns)]
+    for name in dict.fromkeys(group["dataset"] for group in shown):
+        own = {(group["method"], group["preset"]): group for group in shown if group["dataset"] == name}
+        yield [f"`{name}`", *(ours(own.get(column), MAP_RATES, latency=True) for column in columns)]
+
+
 def as_shipped(group: Mapping[str, Any]) -> bool:
     settings = group["preset"], group["backbone"], group["size"], group["options"]
     return settings == ("fast", "lite0", [256, 256], {})
 
 
-def ours(group: Mapping[str, Any] | None) -> str:
+def ours(group: Mapping[str, Any] | None, kinds: Sequence[str] = RATES, *, latency: bool = False) -> str:
     if group is None:
         return NONE
-    rates = [NONE if group[rate]["mean"] is None else f"{100 * group[rate]['mean']:.1f}" for rate in RATES]
-    if group[RATES[0]]["std"] is not None:
-        rates[0] += f" ± {100 * group[RATES[0]]['std']:.1f}"
-    return f"{' / '.join(rates)}, {group['fit_seconds']['mean']:.0f} s"
+    rates = [NONE if group[rate]["mean"] is None else f"{100 * group[rate]['mean']:.1f}" for rate in kinds]
+    for place, rate in enumerate(kinds):
+        if rate in ("image_auroc", "pixel_ap") and group[rate]["std"] is not None:
+            rates[place] += f" ± {100 * group[rate]['std']:.1f}"
+    taken = f"{group['fit_seconds']['mean']:.0f} s"
+    if latency:
+        taken += f", {group['ms_p50']['mean']:.0f} ms"
+    return f"{' / '.join(rates)}, {taken}"
 
 
 def theirs(known: Mapping[str, Any] | None) -> str:
@@ -127,13 +143,16 @@ def markdown(table: Table) -> str:
 
 
 def choices(result: Mapping[str, Any], _: Mapping[str, Any], *, rate: str = "image_auroc") -> Table:
-    """Means over draws, of variants that all data sets have."""
+    """Means over draws; over data sets only of variants that were tried on all."""
     names = sorted({record["dataset"] for record in result["records"]})
     yield ["", "mean", *(f"`{name}`" for name in names)]
     for variant in dict.fromkeys(record["variant"] for record in result["records"]):
         own = [record for record in result["records"] if record["variant"] == variant]
-        means = [fmean(record[rate] for record in own if record["dataset"] == name) for name in names]
-        yield [variant, *(f"{100 * value:.1f}" for value in (fmean(means), *means))]
+        found = [[record[rate] for record in own if record["dataset"] == name] for name in names]
+        means = [fmean(values) if values else None for values in found]
+        known = [mean for mean in means if mean is not None]
+        overall = fmean(known) if len(known) == len(means) else None
+        yield [variant, *(NONE if mean is None else f"{100 * mean:.1f}" for mean in (overall, *means))]
 
 
 CELLS = [
@@ -182,23 +201,43 @@ def seeds(records: Sequence[Mapping[str, Any]]) -> str:
     return f"{' / '.join(told)}, {fit:.0f} s, {shown:.1f} ms"
 
 
-DOCUMENTS: Mapping[str, Mapping[str, Callable[..., Table]]] = {
-    "README.md": {"accuracy": accuracy, "speed": speed},
-    "docs/choices.md": {"choices": choices},
-    "docs/reb.md": {"reb-cells": reb_cells, "reb-ablations": ablations},
+class Shown(NamedTuple):
+    results: str
+    """Their file, without its suffix."""
+    draw: Callable[..., Table]
+
+
+DOCUMENTS: Mapping[str, Mapping[str, Shown]] = {
+    "README.md": {"accuracy": Shown("accuracy", accuracy), "speed": Shown("speed", speed)},
+    "docs/choices.md": {"choices": Shown("choices", choices)},
+    "docs/reb.md": {
+        "reb-cells": Shown("reb-cells", reb_cells),
+        "reb-ablations": Shown("reb-ablations", ablations),
+    },
+    "docs/fractalad.md": {
+        "maps": Shown("fractalad", maps),
+        "fractalad-choices": Shown("choices-fractalad", choices),
+        "fractalad-choices-map": Shown("choices-fractalad", partial(choices, rate="pixel_ap")),
+    },
 }
 
 
 def filled(document: str, text: str) -> str:
     """With the tables between their markers drawn anew."""
     peer = stored(ROOT / "bench" / "peer.toml")
-    for name, draw in DOCUMENTS[document].items():
+    for name, shown in DOCUMENTS[document].items():
         marker, end = f"<!-- figures:{name} -->\n", "<!-- end -->"
         before, _, rest = text.partition(marker)
         _, found, after = rest.partition(end)
         if not found:
             raise SystemExit(f"{document} has no place for numbers: give it {marker.strip()} and {end}.")
-        text = before + marker + markdown(draw(stored(RESULTS / f"{name}.json"), peer)) + end + after
+        text = (
+            before
+            + marker
+            + markdown(shown.draw(stored(RESULTS / f"{shown.results}.json"), peer))
+            + end
+            + after
+        )
     return text
 
 

@@ -201,7 +201,10 @@ def test_a_killed_training_ends_as_an_undisturbed_one(
         fit(method="fractalad", options=NETWORK, checkpoint=place, resume=True)
 
 
-@pytest.mark.parametrize("options", [NETWORK, ALONE, {**ALONE, "student": "codebook"}])
+@pytest.mark.parametrize(
+    "options",
+    [NETWORK, ALONE, {**ALONE, "student": "codebook"}, {**ALONE, "student": "codebook", "view": "w"}],
+)
 def test_deep_and_many_channel_pictures(options: dict[str, Any]) -> None:
     for channels, dtype in ((1, np.uint16), (4, np.uint8), (5, np.uint16)):
         images = pictures(4, channels, dtype)

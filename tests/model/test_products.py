@@ -82,6 +82,7 @@ def test_few_images_of_a_product_share_the_thresholds_of_all() -> None:
     assert set(calibrations.own) == set(CLASSES)
     assert calibrations.for_class("rare") is calibrations.pooled
     assert len(calibrations.pooled.scores) == 244
+    assert inspector().statement.startswith("With thresholds of their own: bright, dark.\nAll products")
     assert set(inspector(tail=5).calibrations.own) == {*CLASSES, "rare"}
 
 

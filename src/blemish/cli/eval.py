@@ -55,7 +55,7 @@ def eval(  # noqa: A001  (the verb)
 
 
 def show(evaluation: Evaluation, model: Inspector) -> None:
-    print(f"{describe(model)}\n{model.calibration.statement}\n")
+    print(f"{describe(model)}\n{model.statement}\n")
     rows = [[record["class"] or record["dataset"], record] for record in evaluation.records]
     rows += [[f"mean, {name}", record] for name, record in evaluation.groups.items()]
     if len(rows) > 1:

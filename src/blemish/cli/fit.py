@@ -183,7 +183,7 @@ def fit(
         return
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, fitted in {seconds:.1f} s")
     print(describe(model) + (f"; {skipped} left out" if skipped else ""))
-    print(model.calibration.statement)
+    print(model.statement)
 
 
 def used(model: Inspector) -> int:

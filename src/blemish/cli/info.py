@@ -19,7 +19,7 @@ def info(
     told = model.info()
     write_json(json_file, told)
     if json_file != Path("-"):
-        print(f"{describe(model)}\n{model.calibration.statement}\n")
+        print(f"{describe(model)}\n{model.statement}\n")
         lines = flat(told)
         width = max(len(name) for name, _ in lines)
         for name, value in lines:

@@ -41,6 +41,7 @@ from blemish.nets.distillation import (
     distance,
     stage_taps,
     unflattened,
+    widths,
 )
 from blemish.nets.runtime import Compiled
 from blemish.nets.sfnet import SFNet, segmentation_loss
@@ -408,7 +409,7 @@ class FractalAD:
                 known, _ = _training.kept_aside(train, run.seed, wanted=config.check_every > 0)
                 student = self.codebook(known, run)
             channels = [shape[0] for shape in self.teacher.shapes(run.format.channels, run.size)]
-            shown = [(1 + (config.view == "both" and student is not None)) * count for count in channels]
+            shown = channels if student is None else widths(config.view, channels)
             head = SFNet(shown, config.width or channels[0])
         pair = Pair(student, head, config.view, run.size)
         pair.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

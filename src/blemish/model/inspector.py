@@ -112,6 +112,18 @@ class Inspector:
         return self.calibrations.pooled
 
     @property
+    def statement(self) -> str:
+        """What the thresholds are worth, in words."""
+        pooled, own = self.calibration.statement, self.calibrations.own
+        if not own:
+            return pooled
+        others = [klass for klass in self.classes if klass not in own]
+        told = f"With thresholds of their own: {', '.join(own)}."
+        if others:
+            told += f" With those of all products, for want of images: {', '.join(others)}."
+        return f"{told}\nAll products together: {pooled}"
+
+    @property
     def manifest(self) -> dict[str, Any]:
         return self.archive.manifest
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from blemish.nets.backbone import Backbone, colour_groups
 
-View = Literal["ws", "wt", "t", "s", "difference", "both"]
+View = Literal["w", "ws", "wt", "t", "s", "difference", "both"]
 
 
 class Moments(NamedTuple):
@@ -130,6 +130,11 @@ def compared(view: View, teacher: Sequence[Tensor], student: Sequence[Tensor]) -
     return [seen(view, *pair) for pair in zip(teacher, student, strict=True)]
 
 
+def widths(view: View, channels: Sequence[int]) -> list[int]:
+    """Of what is seen of stages with so many channels."""
+    return [{"w": 1, "both": 2 * count}.get(view, count) for count in channels]
+
+
 def seen(view: View, teacher: Tensor, student: Tensor) -> Tensor:
     """What the head is shown of a stage. FractalAD: `ws`, the student's map weighted by disagreement."""
     if view == "t":
@@ -139,6 +144,8 @@ def seen(view: View, teacher: Tensor, student: Tensor) -> Tensor:
     if view == "difference":
         return (teacher - student).abs()
     weighted = (1 - agreement(teacher, student))[:, None] / 2
+    if view == "w":
+        return weighted
     if view == "both":
         return torch.cat([teacher, weighted * student], dim=1)
     return weighted * (teacher if view == "wt" else student)
