@@ -37,6 +37,9 @@ class BankMethod:
 
     def fit(self, train: Samples, run: Run) -> BankScorer:
         self.patches = PatchVectors(run.load_backbone(), self.config.taps)
+        self.classes = train.classes  # of all: the rest may lack one whose only image is left out
+        if len(self.classes) > 1:
+            self.outputs = (*type(self).outputs, "class_scores")
         expected = self.plan(train, run)
         run.say(f"Learning from {len(train)} images: {expected}")
         self.chosen |= {
@@ -77,10 +80,10 @@ class BankMethod:
         everything = not self.config.rows and most >= len(vectors)
         picked = torch.arange(len(vectors)) if everything else k_centre(vectors, most, start=start)
         bank = self.bank(vectors, picked, rotation, train, run)
-        if len(train.classes) > 1:
-            of_image = [train.classes.index(sample.klass) for sample in train]
-            bank = replace(bank, classes=one_hot(torch.tensor(of_image)[bank.sources]).float())
-            self.outputs = (*type(self).outputs, "class_scores")
+        if len(self.classes) > 1:
+            of_image = torch.tensor([self.classes.index(sample.klass) for sample in train])
+            shown = one_hot(of_image[bank.sources], len(self.classes))
+            bank = replace(bank, classes=shown.float())
         self.chosen |= {
             "bank_rows": len(bank.rows),
             "width": bank.rows.shape[1],
