@@ -203,8 +203,7 @@ class Principal(nn.Module):
         self = cls(len(mean), kept)
         scale = torch.ones_like(mean)
         if standardised:
-            scale = covariance.diagonal().clamp(min=0).sqrt()
-            scale = scale.clamp(min=FAINT * float(scale.mean()) or 1.0)
+            scale = deviations(covariance)
         _, vectors = torch.linalg.eigh(covariance / scale.outer(scale))
         found = mean, scale, vectors.flip(1)[:, :kept].T
         for own, value in zip(self.parameters(), found, strict=True):
@@ -218,6 +217,12 @@ class Principal(nn.Module):
     def inverse(self, parts: Tensor) -> Tensor:
         kernel = (self.basis * self.scale).T
         return F.conv2d(parts, kernel[..., None, None], self.mean)
+
+
+def deviations(covariance: Tensor) -> Tensor:
+    """Of each channel, to divide by."""
+    found = covariance.diagonal().clamp(min=0).sqrt()
+    return found.clamp(min=FAINT * float(found.mean()) or 1.0)
 
 
 def mixed(classes: Sequence[Moments]) -> Moments:

@@ -1,0 +1,208 @@
+"""LTAD's networks as they learn together, and the error that they make of what is seen.
+
+Paper: Ho, Peng and Vasconcelos, "Long-Tailed Anomaly Detection with Learnable Class Names", arXiv 2403.20236:
+first names and the generator that they condition, then a reconstruction and a classifier by names.
+Ours: both scores in the deviations that good patches have; harmonic fusion is LTOAD's.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blemish.nets.namestate import TEMPERATURE, Learned, NameState, Tables, Words, name_loss, shares
+from blemish.nets.semantic import Lite, Pseudo, Semantic, semantic_loss
+from blemish.nets.space import Gaze, Seen, Space
+from blemish.nets.uniad import Reconstruction, image_score, reconstruction_error
+from blemish.nets.vae import ConditionalVAE
+
+LEAST = 1e-6
+TOLD = slice(None, None, 2)
+"""The pictures of a batch that the classifier is shown: half of them do, and take half of the time."""
+
+
+class Called(NamedTuple):
+    maps: Tensor
+    images: Tensor
+    classes: Tensor
+    noise: Tensor
+    beta: float
+
+
+class Calling(nn.Module):
+    """Names, and a generator that they condition."""
+
+    def __init__(self, names: NameState | Words, vae: ConditionalVAE | None, gamma: float) -> None:
+        super().__init__()
+        self.names, self.vae, self.gamma = names, vae, gamma
+
+    @property
+    def learns(self) -> bool:
+        """A class that is alone needs no name."""
+        return self.vae is not None or (self.names.learned and len(self.names.names) > 1)
+
+    def forward(self, batch: Called) -> Tensor:
+        tables = self.names()
+        telling = name_loss(batch.images, tables.normal, batch.classes) + self.names.regulariser()
+        if self.vae is None:
+            return telling
+        condition = tables.bare[batch.classes]
+        return self.vae.loss(batch.maps, condition, batch.noise, batch.beta) + self.gamma * telling
+
+
+class Told(NamedTuple):
+    """For the classifier: pictures as they are and with something wrong."""
+
+    classes: Tensor
+    clean: Seen
+    wrong: Pseudo
+    overdone: bool
+    """Whether the latter are moved away from what they are rebuilt as."""
+
+
+class Shown(NamedTuple):
+    parts: Tensor
+    """What is rebuilt."""
+    told: Told | None
+    seed: int
+    """Of what else is drawn."""
+
+
+class Judging(nn.Module):
+    """A reconstruction and a classifier, learning side by side. The generator only stays with them."""
+
+    def __init__(
+        self,
+        names: NameState | Learned,
+        vae: ConditionalVAE | None,
+        rm: Reconstruction | None,
+        sad: Semantic | None,
+    ) -> None:
+        super().__init__()
+        self.names, self.vae, self.rm, self.sad = names, vae, rm, sad
+
+    def forward(self, noisy: Tensor, batch: Shown) -> Tensor:
+        losses, missed, told = [], None, batch.told
+        if self.rm is not None:
+            rebuilt = self.rm(noisy)
+            losses.append(F.mse_loss(rebuilt, batch.parts))
+            missed = (batch.parts - rebuilt)[TOLD].detach()
+        if self.sad is not None and told is not None:
+            odds = self.odds(told.wrong.pushed(missed if told.overdone else None), told.classes)
+            where = told.wrong.where
+            if self.sad.level == "image":
+                where = torch.cat([torch.ones_like(odds), torch.zeros_like(odds)])
+                odds = torch.cat([odds, self.odds(told.clean, told.classes)])
+            losses.append(semantic_loss(odds, where))
+        return torch.stack(losses).sum()
+
+    def odds(self, seen: Seen, classes: Tensor) -> Tensor:
+        """(N, h, w): that patches are abnormal ones of their own class."""
+        assert self.sad is not None
+        tables = self.names()
+        found = self.sad(seen.maps, tables.normal, tables.abnormal, seen.patches)
+        return found[torch.arange(len(found), device=found.device), classes]
+
+
+class Judge(nn.Module):
+    """What is seen, and the shares by which it shows each class → an error (N, h, w) of every patch."""
+
+    def __init__(
+        self,
+        tables: Tables,
+        rm: Reconstruction | None,
+        sad: Semantic | Lite | None,
+        *,
+        rebuilt: int,
+        kind: Literal["sq", "l2", "cos"],
+        fusion: Literal["sum", "harmonic"] = "sum",
+        kappa: float = 1.0,
+    ) -> None:
+        """`rebuilt`: how many of the parts are. `kappa`: what the semantic score counts beside the other."""
+        super().__init__()
+        self.rm, self.sad = rm, sad
+        self.rebuilt, self.fusion, self.kappa = rebuilt, fusion, kappa
+        self.kind: Literal["sq", "l2", "cos"] = "cos" if fusion == "harmonic" else kind
+        self.balance = 1.0
+        self.tables = nn.Parameter(torch.stack(tables).detach().clone(), requires_grad=False)
+
+    @property
+    def normal(self) -> Tensor:
+        return Tables(*self.tables).normal
+
+    def off(self, seen: Seen) -> Tensor:
+        """How far patches are from what they are rebuilt as."""
+        assert self.rm is not None
+        parts = seen.maps[:, : self.rebuilt]
+        return reconstruction_error(parts, self.rm(parts), self.kind)
+
+    def abnormal(self, seen: Seen, shares: Tensor) -> Tensor:
+        """How likely patches are abnormal."""
+        assert self.sad is not None
+        if isinstance(self.sad, Lite):
+            return self.sad(seen.maps, shares).sigmoid()
+        tables = Tables(*self.tables)
+        odds = self.sad(seen.maps, tables.normal, tables.abnormal, seen.patches)
+        return (shares[:, :, None, None] * odds.sigmoid()).sum(1)
+
+    def forward(self, seen: Seen, shares: Tensor) -> Tensor:
+        if self.sad is None:
+            return self.off(seen)
+        if self.rm is None:
+            return self.abnormal(seen, shares)
+        off, abnormal = self.off(seen), self.abnormal(seen, shares)
+        if self.fusion == "sum":
+            return off + self.kappa * self.balance * abnormal
+        weight = 1 / (1 + self.kappa)
+        return 1 / (weight / off.clamp(min=LEAST) + (1 - weight) / abnormal.clamp(min=LEAST))
+
+
+class LtadScorer(nn.Module):
+    """Pictures → image score, anomaly map and, of several classes, the share by which they look like each."""
+
+    def __init__(
+        self,
+        gaze: Gaze,
+        space: Space,
+        judge: Judge,
+        *,
+        names: nn.Module,
+        size: tuple[int, int],
+        window: float,
+        least: float,
+    ) -> None:
+        """`least`: from there on the less a picture looks like any class, the less is its share of all."""
+        super().__init__()
+        self.gaze, self.space, self.judge, self.names = gaze, space, judge, names
+        self.size, self.window, self.least = size, window, least
+
+    def forward(self, pictures: Tensor, classes: Tensor | None = None) -> tuple[Tensor, ...]:
+        """`classes` (N, K): ones and zeros where the class is given, else zeros alone."""
+        seen, normal = self.space(self.gaze.look(pictures)), self.judge.normal
+        found = shares(seen.image, normal)
+        used = found if classes is None else classes + (1 - classes.sum(1, keepdim=True)) * found
+        error = self.judge(seen, used)
+        heat = F.interpolate(error[:, None], self.size, mode="bilinear", align_corners=False)[:, 0]
+        told = image_score(heat, self.window), heat
+        if len(normal) == 1:
+            return told
+        strange = (self.least - (seen.image @ normal.T).amax(1, keepdim=True)).clamp(min=0)
+        return (*told, found * torch.exp(-strange / TEMPERATURE))
+
+
+class Deviation:
+    """Of the values that classes' patches have, every class counting alike."""
+
+    def __init__(self) -> None:
+        self.moments: list[Tensor] = []
+
+    def add(self, values: Tensor) -> None:
+        """All of one class."""
+        values = values.double()
+        self.moments.append(torch.stack([values.mean(), values.square().mean()]))
+
+    @property
+    def value(self) -> float:
+        mean, square = torch.stack(self.moments).mean(0)
+        return float((square - mean.square()).clamp(min=0).sqrt())

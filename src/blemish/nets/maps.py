@@ -1,0 +1,82 @@
+"""Maps of several stages as one, and by how much a picture looks like each of several products."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blemish.nets.backbone import Backbone
+from blemish.nets.distillation import Moments, Stages, stage_taps
+from blemish.nets.uniad import deviations, mixed
+
+CELL = 16
+"""Pixels a side that a cell of the common grid stands for."""
+TEMPERATURE = 0.1
+"""Of the softmax over cosines: a product that is 0.23 more like the picture than another gets ten times its
+share. Lower ones would round every share to 0 or 1, and leave nothing to tell an unknown product by."""
+
+
+def grid_of(size: tuple[int, int]) -> tuple[int, int]:
+    return -(-size[0] // CELL), -(-size[1] // CELL)
+
+
+class Stacked(nn.Module):
+    """Pictures (N, C, H, W) in 0..1 → (N, channels, *grid): what several stages see, side by side.
+
+    Without `taps` the last map of each stride; of backbones that have but one stride, their own choice.
+    """
+
+    def __init__(self, backbone: Backbone, taps: Sequence[str], grid: tuple[int, int]) -> None:
+        super().__init__()
+        strides = {tap.stride for tap in backbone.taps}
+        own = stage_taps(backbone) if len(strides) > 1 else backbone.default_taps
+        self.stages = Stages(backbone, tuple(taps) or own)
+        self.grid = grid
+
+    @property
+    def backbone(self) -> Backbone:
+        return self.stages.backbone
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        return self.stages.taps
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return torch.cat([resized(stage, self.grid) for stage in self.stages(pictures)], dim=1)
+
+
+def resized(stage: Tensor, grid: tuple[int, int]) -> Tensor:
+    if tuple(int(side) for side in stage.shape[-2:]) == grid:
+        return stage
+    return F.interpolate(stage, size=grid, mode="bilinear", align_corners=False)
+
+
+class Likeness(nn.Module):
+    """Maps (N, channels, h, w) → (N, classes): the share by which each looks like each class.
+
+    A softmax over the cosines of a map's mean vector with those of the classes, all seen from the middle of
+    the classes and in the deviations of their vectors.
+    """
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(channels), False)
+        self.scale = nn.Parameter(torch.ones(channels), False)
+        self.directions = nn.Parameter(torch.zeros(classes, channels), False)
+
+    @classmethod
+    def of(cls, usual: Sequence[Moments | None]) -> "Likeness":
+        """From the moments of each class; a picture is neither like nor unlike one that has none."""
+        mean, covariance = mixed([each for each in usual if each is not None])
+        self = cls(len(mean), len(usual))
+        scale = deviations(covariance)
+        away = [torch.zeros_like(mean) if each is None else (each.mean - mean) / scale for each in usual]
+        found = mean, scale, F.normalize(torch.stack(away), dim=1)
+        for own, value in zip(self.parameters(), found, strict=True):
+            own.data.copy_(value)
+        return self
+
+    def forward(self, maps: Tensor) -> Tensor:
+        looks = F.normalize((maps.mean((2, 3)) - self.mean) / self.scale, dim=1)
+        return (looks @ self.directions.T / TEMPERATURE).softmax(1)

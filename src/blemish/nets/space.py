@@ -1,0 +1,144 @@
+"""What LTAD sees of a picture, and the coordinates that it learns in."""
+
+from collections.abc import Sequence
+from math import prod
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blemish.errors import UsageError
+from blemish.nets.backbone import colour_groups
+from blemish.nets.distillation import Moments
+from blemish.nets.language import VisionLanguage
+from blemish.nets.maps import Stacked
+from blemish.nets.uniad import Principal, deviations, mixed
+
+MOST = 512
+"""Principal directions of maps that are looked at."""
+WIDTH = 128
+"""Of the space of names, where no language brings one."""
+RIDGE = 1e-2
+"""Share of the mean variance that keeps a regression on few pictures from following their noise."""
+
+
+class Seen(NamedTuple):
+    maps: Tensor
+    """(N, channels, h, w)"""
+    patches: Tensor | None = None
+    """(N, own, h, w): a vision–language model's, that are comparable with its texts or can be made so."""
+    image: Tensor = torch.empty(0)
+    """(N, width), of length 1, in the space of texts; empty where it is not known."""
+
+    def some(self, which: slice) -> "Seen":
+        return Seen._make(part if part is None else part[which] for part in self)
+
+
+class Gaze(nn.Module):
+    """Pictures → what a frozen tower makes of them, one row each; `seen` tells the parts of a row."""
+
+    def __init__(self, tower: Stacked | VisionLanguage, channels: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.tower = tower.eval()
+        if isinstance(tower, VisionLanguage) and channels not in (1, 3):
+            raise UsageError(
+                f"{tower.name} knows grey and coloured pictures, and these have {channels} channels: fit "
+                "without --vlm."
+            )
+        with torch.no_grad():
+            trial = self.look(torch.zeros(1, channels, *size))
+        self.shapes = [tuple(part.shape[1:]) for part in known(trial)]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self.shapes[0][1], self.shapes[0][2]
+
+    def look(self, pictures: Tensor) -> Seen:
+        if isinstance(self.tower, Stacked):
+            return Seen(self.tower(pictures))
+        return Seen(*self.tower(colour_groups(pictures)[0]))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return torch.cat([part.flatten(1) for part in known(self.look(pictures))], dim=1)
+
+    def seen(self, rows: Tensor) -> Seen:
+        parts = torch.split(rows.float(), [prod(shape) for shape in self.shapes], dim=1)
+        return Seen(*(part.reshape(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True)))
+
+
+class Space(nn.Module):
+    """What is seen → principal parts of the maps, patches as they are, and an embedding of the picture.
+
+    All of it in coordinates in which every class counts alike. Where no language embeds pictures, the first
+    parts of their mean vector do, each in the deviations that it has within classes.
+    """
+
+    def __init__(self, channels: int, kept: int, own: int, width: int) -> None:
+        super().__init__()
+        self.principal = Principal(channels, kept)
+        self.width = min(width, kept) if not own else width
+        self.deviations = nn.Parameter(torch.ones(kept), False)
+        self.own_mean = nn.Parameter(torch.zeros(own), False)
+        self.own_scale = nn.Parameter(torch.ones(own), False)
+
+    @classmethod
+    def of(
+        cls, usual: Sequence[Sequence[Moments]], *, width: int = WIDTH, standardised: bool = True
+    ) -> "Space":
+        """From the moments that each class's maps have and, where there are any, its patches."""
+        maps, *patches = zip(*usual, strict=True)
+        channels, own = len(maps[0].mean), len(patches[0][0].mean) if patches else 0
+        self = cls(channels, min(channels, MOST), own, width)
+        self.principal = Principal.of(maps, min(channels, MOST), standardised=standardised)
+        within = torch.stack([self.turned(each).covariance for each in maps]).mean(0)
+        self.deviations.data.copy_(deviations(within))
+        for some in patches:
+            mean, covariance = mixed(some)
+            self.own_mean.data.copy_(mean)
+            self.own_scale.data.copy_(deviations(covariance))
+        return self
+
+    def forward(self, seen: Seen) -> Seen:
+        maps = self.principal(seen.maps)
+        image = seen.image if len(seen.image) else self.embedded(maps.mean((2, 3)))
+        return Seen(maps, seen.patches, image)
+
+    def embedded(self, means: Tensor) -> Tensor:
+        return F.normalize((means / self.deviations)[:, : self.width], dim=1)
+
+    def turned(self, usual: Moments) -> Moments:
+        """Of maps, as those of their parts."""
+        kernel = (self.principal.basis / self.principal.scale).double()
+        return Moments(kernel @ (usual.mean - self.principal.mean), kernel @ usual.covariance @ kernel.T)
+
+    def looks(self, usual: Sequence[Sequence[Moments]]) -> Tensor:
+        """(classes, width): the embeddings of the mean pictures."""
+        return self.embedded(torch.stack([self.turned(each[0]).mean for each in usual]).float())
+
+    def stack(self, seen: Seen) -> Tensor:
+        """Maps and patches as one, for what makes both."""
+        if seen.patches is None:
+            return seen.maps
+        return torch.cat([seen.maps, (seen.patches - up(self.own_mean)) / up(self.own_scale)], dim=1)
+
+    def apart(self, stacked: Tensor) -> Seen:
+        maps, patches = torch.split(stacked, [len(self.deviations), len(self.own_mean)], dim=1)
+        return Seen(maps, patches * up(self.own_scale) + up(self.own_mean) if len(self.own_mean) else None)
+
+
+def up(vector: Tensor) -> Tensor:
+    return vector[:, None, None]
+
+
+def known(seen: Seen) -> list[Tensor]:
+    return [part for part in seen if part is not None and part.numel()]
+
+
+def to_texts(every: Sequence[Seen]) -> Tensor:
+    """(width, own): takes mean patches as near to pictures' embeddings as a ridge regression does."""
+    images = torch.cat([seen.image for seen in every])
+    patches = torch.cat([seen.patches.mean((2, 3)) for seen in every if seen.patches is not None])
+    square = patches.T @ patches
+    ridge = RIDGE * square.diagonal().mean() * torch.eye(len(square))
+    return torch.linalg.solve(square + ridge, patches.T @ images).T
