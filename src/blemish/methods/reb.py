@@ -45,8 +45,9 @@ PERIOD = 1.1
 """Of the learning rate's cosine, in trainings: it ends before the rate reaches its floor."""
 FLOOR = 1e-5
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
+USUAL = 0.5
 CHANCE = 2.0
-"""Standard errors by which a share of the density must be better than none."""
+"""Standard errors by which another share of the density must be better than the usual one."""
 PAINTED = 128
 HELD_ABOVE = 1.7
 """Memory of a forward and backward pass over what it keeps for gradients: gradients, and what the allocator
@@ -221,7 +222,7 @@ class REB(BankMethod):
     Config: ClassVar[type] = Config
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "fast": {},
-        "full": {"updates": 400, "head_updates": 30},
+        "full": {"updates": 200},
         "paper": PAPER,
     }
 
@@ -318,15 +319,15 @@ class REB(BankMethod):
         return replace(plain, density=density, map_density=config.map_alpha * apart, places=places)
 
     def choose_alpha(self, plain: Bank, apart: Tensor, clean: Met, painted: Met, numbers: Tensor) -> float:
-        """None of the density, unless some tells painted from good images better by more than chance."""
+        """Half of the density, unless another share tells painted from good better by more than chance."""
         wins = {}
         for alpha in ALPHAS:
             bank = self.dense(plain, apart, clean, alpha)
             good, bad = (bank.image_scores(*met, self.stride) for met in (clean, painted))
             wins[alpha] = (bad[:, None] > good).float() + 0.5 * (bad[:, None] == good)
-        best, why = 0.0, "nothing tells painted from good images better than 0 by more than chance"
+        best, why = USUAL, f"nothing tells painted from good images better than {USUAL} by more than chance"
         for alpha, won in wins.items():
-            gain = won - wins[0.0]
+            gain = won - wins[USUAL]
             if gain.mean() > CHANCE * jackknife(gain, numbers) and won.mean() > wins[best].mean():
                 best, why = alpha, "it tells painted from good images best"
         self.chosen |= {
