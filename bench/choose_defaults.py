@@ -49,14 +49,16 @@ BANKS: Variants = {
     "reb, true LDOF": ("reb", {"scorer": "ldof", "neighbours": 9}),
     "reb, published density": ("reb", {"alpha": 1.0, "density": "paper", "squared": True, "neighbours": 9}),
 }
+# The head by itself: what is added to its answer bench/strangeness.py weighs.
+HEAD = {"strangeness": 0.0, "score": "mean"}
 FRACTALAD: Variants = {
     "for comparison: knn": ("knn", {}),
     "for comparison: reb": ("reb", {}),
-    "fast": ("fractalad", {}),
-    "teacher alone": ("fractalad", {"student": "off"}),
-    "a network as student": ("fractalad", {"student": "network"}),
-    "256 codes": ("fractalad", {"codes": 256}),
-    "shown t and w · s": ("fractalad", {"view": "both"}),
+    "a codebook as student": ("fractalad", HEAD),
+    "teacher alone": ("fractalad", HEAD | {"student": "off"}),
+    "a network as student": ("fractalad", HEAD | {"student": "network"}),
+    "256 codes": ("fractalad", HEAD | {"codes": 256}),
+    "shown t and w · s": ("fractalad", HEAD | {"view": "both"}),
 }
 EAR: Variants = {
     "fast": ("ear", {}),
@@ -72,8 +74,19 @@ EAR: Variants = {
     "score within the mask": ("ear", {"region": "mask"}),
     "mosaic": ("ear", {"variant": "mosaic"}),
 }
+# All with one alpha and the same small budget: what is compared is what the network learns.
+SHORT = {"alpha": 0.5, "updates": 100, "head_updates": 15}
+ADAPTATION: Variants = {
+    "not adapted": ("reb", {"alpha": 0.5}),
+    "not adapted, 12288 rows": ("reb", {"alpha": 0.5, "rows": 12288}),
+    **{f"rate {rate:g}": ("reb", SHORT | {"learning_rate": rate}) for rate in (0.03, 0.01, 0.003, 0.001)},
+}
+UNIAD: Variants = {
+    "for comparison: knn": ("knn", {}),
+    **{f"whitened {power:g}": ("uniad", {"whiten": power}) for power in (0.0, 0.5, 1.0)},
+}
 PAINTERS = {"faint": defects.faint, "unseen": unseen}
-VARIANTS = {"banks": BANKS, "fractalad": FRACTALAD, "ear": EAR}
+VARIANTS = {"banks": BANKS, "fractalad": FRACTALAD, "ear": EAR, "adaptation": ADAPTATION, "uniad": UNIAD}
 
 Pictures = NDArray[np.uint8]
 
@@ -109,9 +122,9 @@ def by_score(maps: list[NDArray[np.float32]], held: int) -> dict[str, float | No
     """Image AUROC with each of FractalAD's ways from map to score: they need no fit of their own."""
     from torch import from_numpy
 
-    from blemish.methods.fractalad import image_score
+    from blemish.nets.sfnet import image_score
 
-    heat = from_numpy(np.stack(maps)).sigmoid()
+    heat = from_numpy(np.stack(maps))
     bad = [False] * held + [True] * (len(maps) - held)
     kinds = ("mean", "max", "top1", "q995")
     return {kind: image_metrics(image_score(kind, heat).numpy(), bad).auroc for kind in kinds}

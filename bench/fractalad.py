@@ -13,8 +13,8 @@ from typing import Any
 import blemish
 from records import RESULTS, Store, measured
 
-BUDGET: dict[str, Any] = {"updates": 200, "check_every": 0}
-"""The same for all, and short: what settings are worth beside each other, not at their best."""
+BUDGET: dict[str, Any] = {"updates": 200, "check_every": 0, "strangeness": 0.0}
+"""The same for all, and short: what settings are worth beside each other. Distances do not help the head."""
 STUDIES: dict[str, dict[str, dict[str, Any]]] = {
     "silhouette": {
         **{
@@ -43,6 +43,7 @@ STUDIES: dict[str, dict[str, dict[str, Any]]] = {
     "noise": {"on": {}, "off": {"noise": False}},
     "dilation": {f"{pixels} px": {"dilation": pixels} for pixels in (0, 1, 3)},
     "place": {"on the object": {"objects": "on"}, "anywhere": {"objects": "off"}},
+    "strangeness": {f"{weight:g}": {"strangeness": weight} for weight in (0.0, 1.0, 2.0, 4.0)},
     "image score": {name: {"score": name} for name in ("mean", "max", "top1", "q995")},
 }
 

@@ -1,5 +1,6 @@
 """FractalAD: what learns from what, and what its settings do."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,9 @@ from blemish.methods.fractalad import (
     FractalAD,
     Segmenting,
     average_precision,
-    image_score,
-    placed,
 )
-from blemish.nets.sfnet import segmentation_loss
+from blemish.nets.distillation import placed
+from blemish.nets.sfnet import image_score, segmentation_loss
 from tests.methods.product import SIDE, datasets, fit, marked, pictures, run_for
 
 QUICK: dict[str, Any] = {"updates": 4, "batch": 2, "check_every": 2}
@@ -89,10 +89,12 @@ def test_loss_of_perfect_and_of_empty_answers() -> None:
 
 
 def test_image_scores() -> None:
-    heat = torch.zeros(2, 20, 20)
-    heat[0, :2, :2] = torch.tensor([[0.9, 0.8], [0.4, 0.1]])
-    found = {kind: image_score(kind, heat)[0].item() for kind in ("mean", "max", "top1", "q995")}
-    assert found == pytest.approx({"mean": 2.2 / 400, "max": 0.9, "top1": 2.2 / 4, "q995": 0.8})
+    logits = torch.full((2, 20, 20), -30.0)
+    logits[0, :2, :2] = torch.tensor([[0.9, 0.8], [0.4, 0.1]]).logit()
+    found = {kind: image_score(kind, logits)[0].item() for kind in ("mean", "max", "top1", "q995")}
+    top = float(logits[0, :2, :2].mean())
+    told = {"mean": 2.2 / 400, "max": 0.9, "q995": 0.8}
+    assert found == pytest.approx({kind: math.log(p / (1 - p)) for kind, p in told.items()} | {"top1": top})
 
 
 def test_draws_depend_on_nothing_but_their_numbers() -> None:
@@ -119,6 +121,25 @@ def test_without_a_student_anomalies_come_again_as_the_teacher_saw_them() -> Non
     whole = method_and_task({**QUICK, "student": "off", "pool": 0})[1].draw(1, 0)
     for held, fresh in zip(first[0].of_pasted, whole.of_pasted, strict=True):
         torch.testing.assert_close(held, fresh, rtol=1e-3, atol=1e-3)  # held in half precision
+
+
+def test_strangeness_counts_as_told_beside_the_head() -> None:
+    options = {**ALONE, "updates": 4, "check_every": 2}
+    method, task = method_and_task(options, count=12)
+    scorer = method.scorer(task, task.run)
+    good = torch.from_numpy(task.run.pixels(task.aside))
+    with torch.no_grad():
+        _, together = scorer(good)
+        strange, scorer.pair.strange = scorer.pair.strange, None
+        _, head = scorer(good)
+    assert strange is not None
+    assert [scorer.teacher.taps[stage] for stage in strange.stages] == list(
+        scorer.teacher.backbone.default_taps
+    )
+    assert float((together - head).std()) == pytest.approx(2 * float(head.std()), rel=1e-3)
+    assert abs(float((together - head).mean())) < 1e-3 * float(head.std())
+    method, task = method_and_task({**options, "strangeness": 0.0}, count=12)
+    assert method.scorer(task, task.run).pair.strange is None
 
 
 def test_pictures_kept_aside_are_never_trained_on() -> None:
@@ -202,14 +223,19 @@ def test_a_killed_training_ends_as_an_undisturbed_one(
 
 
 @pytest.mark.parametrize(
-    "options",
-    [NETWORK, ALONE, {**ALONE, "student": "codebook"}, {**ALONE, "student": "codebook", "view": "w"}],
+    ("options", "channels", "dtype"),
+    [
+        ({**ALONE, "student": "codebook"}, 1, np.uint16),
+        ({**ALONE, "student": "codebook"}, 5, np.uint16),
+        ({**ALONE, "student": "codebook", "view": "w"}, 4, np.uint8),
+        (NETWORK, 5, np.uint16),
+        (ALONE, 4, np.uint8),
+    ],
 )
-def test_deep_and_many_channel_pictures(options: dict[str, Any]) -> None:
-    for channels, dtype in ((1, np.uint16), (4, np.uint8), (5, np.uint16)):
-        images = pictures(4, channels, dtype)
-        model = fit(images, method="fractalad", options=options)
-        assert np.isfinite(model.inspect(marked(images[0])).score)
+def test_deep_and_many_channel_pictures(options: dict[str, Any], channels: int, dtype: Any) -> None:
+    images = pictures(4, channels, dtype)
+    model = fit(images, method="fractalad", options=options)
+    assert np.isfinite(model.inspect(marked(images[0])).score)
 
 
 def test_flat_pictures_still_get_anomalies() -> None:

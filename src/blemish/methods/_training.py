@@ -54,6 +54,8 @@ class Task(ABC):
     """Updates between two looks at pictures kept aside; 0: none, and the last weights count."""
     patience: int = 0
     """Looks in a row without a better one, after which it ends. The best weights count."""
+    clip: float = 0.0
+    """Length that the gradient of an update is shortened to; 0: none is."""
 
     @abstractmethod
     def optimiser(self) -> torch.optim.Optimizer: ...
@@ -165,8 +167,9 @@ def named(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(start): each for name, each in tensors.items() if name.startswith(start)}
 
 
-def key(method: str, config: Any, source: Source, run: Run) -> dict[str, Any]:
-    """What two fits must have in common for one to go on where the other was."""
+def key(method: str, config: Any, source: Source | bytes, run: Run) -> dict[str, Any]:
+    """What two fits must have in common for one to go on where the other was; of pictures a hash will do."""
+    shown = source if isinstance(source, bytes) else source.images.tobytes() + source.foreground.tobytes()
     return {
         "method": method,
         **asdict(config),
@@ -174,7 +177,7 @@ def key(method: str, config: Any, source: Source, run: Run) -> dict[str, Any]:
         "weights": None if run.weights is None else run.weights.name,
         "size": run.size,
         "seed": run.seed,
-        "pictures": blake2b(source.images.tobytes() + source.foreground.tobytes()).hexdigest(),
+        "pictures": blake2b(shown).hexdigest(),
     }
 
 
@@ -243,10 +246,11 @@ def lightning(module: str) -> ModuleType:
 
 
 class Probe(NamedTuple):
-    """What one forward and backward pass takes."""
+    """What one forward and backward pass takes, and how long its batch takes to draw."""
 
     seconds: float
     megabytes: float
+    drawing: float
 
 
 def probe(task: Task, device: torch.device) -> Probe:
@@ -259,7 +263,11 @@ def probe(task: Task, device: torch.device) -> Probe:
 
     task.network.to(device)
     task.phase(task.updates)
-    batch = lightning("utilities.apply_func").move_data_to_device(task.draw(1, 0), device)
+    task.draw(1, 0)  # sets up what later ones reuse
+    begin = time.perf_counter()
+    drawn = task.draw(2, 0)
+    drawing = time.perf_counter() - begin
+    batch = lightning("utilities.apply_func").move_data_to_device(drawn, device)
     with torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
         torch.autograd.backward(task.loss(task.network, batch))
     taken = []
@@ -270,7 +278,7 @@ def probe(task: Task, device: torch.device) -> Probe:
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             taken.append(time.perf_counter() - begin)
-    return Probe(sorted(taken)[2], sum(held.values()) / 1e6)
+    return Probe(sorted(taken)[2], sum(held.values()) / 1e6, drawing)
 
 
 def precision_of(run: Run) -> str:
@@ -313,7 +321,7 @@ def _each_update(
                 break
             task.phase(update)
             for group in optimiser.param_groups:
-                group["lr"] = task.rate(update)
+                group["lr"] = task.rate(update) * group.get("times", 1.0)
             total = 0.0
             for forward in mine:
                 batch = ahead.popleft().result()
@@ -323,6 +331,8 @@ def _each_update(
                     loss = task.loss(network, fabric.to_device(batch)) / task.forwards
                     fabric.backward(fabric.world_size * loss)
                 total += loss.item()
+            if task.clip:
+                fabric.clip_gradients(network, optimiser, max_norm=task.clip)
             optimiser.step()
             optimiser.zero_grad()
             if task.check_every and (update % task.check_every == 0 or update == task.updates):

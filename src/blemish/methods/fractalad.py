@@ -6,14 +6,15 @@ Faithful: the anomalies, the student that learns the teacher's direction on clea
 by their cosine, SFNet with its losses, the mean of the map as image score, and in the preset `paper` the
 published schedule.
 Ours: the student of `fast` is no network but a codebook, which answers at each place with what good pictures
-have that is most like the teacher's map there. Whether there is a student at all in `paper`, and whether
-anomalies lie on an object, is found out for each product (the code lists both by name). Faint defects of
-other kinds, painted on good pictures kept aside, tell when to stop. In `fast` and `full` batches are smaller
-and the learning rate falls. Score and map are log-odds.
+have that is most like the teacher's map there. How far each place is from all that good pictures
+have is added to what the head says, which knows less of anomalies that were not painted. Whether there is a
+student at all in `paper`, and whether anomalies lie on an object, is found out for each product (the code
+lists both by name). Faint defects of other kinds, painted on good pictures kept aside, tell when to stop. In
+`fast` and `full` batches are smaller and the learning rate falls. Score and map are log-odds.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -27,6 +28,7 @@ from blemish.data import Sample, Samples
 from blemish.defects import FractalMaker, Source, faint, has_one_object, make
 from blemish.errors import UsageError
 from blemish.memory.codebook import Codes
+from blemish.memory.strangeness import Remembered, Strangeness, means
 from blemish.methods import _training
 from blemish.methods._contract import Run
 from blemish.methods._registry import register
@@ -37,25 +39,24 @@ from blemish.nets.distillation import (
     Stages,
     Student,
     View,
-    compared,
-    distance,
+    placed,
     stage_taps,
     unflattened,
     widths,
 )
 from blemish.nets.runtime import Compiled
-from blemish.nets.sfnet import SFNet, segmentation_loss
+from blemish.nets.sfnet import Pair, SFNet, image_score, segmentation_loss
 
 JUDGED = 48
 """Faint defects painted on these."""
-LEAST = 1e-6
-"""Probabilities nearer to 0 or 1 count as this near."""
 PLACED = 0.4
 """Share of what the teacher sees that the place in the picture explains, from which on it is no texture."""
 CODED = 40_000
 """Vectors of a stage that its codebook is made from."""
 LOOKED_AT = 64
 """Pictures that the share is found on."""
+LIKE_THESE = 16
+"""Good pictures that tell how much head and distances vary, where none are kept aside."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,9 @@ class Config:
     """Whether anomalies lie on the object; `auto`: where one stands out from its background."""
     view: View = "ws"
     """What the head is shown: teacher `t`, student `s`, either weighted `w` by how far they disagree, …"""
-    score: Literal["mean", "max", "top1", "q995"] = "mean"
+    strangeness: float = 2.0
+    """What the distance to remembered patches counts beside the head, both as they vary in good pictures."""
+    score: Literal["mean", "max", "top1", "q995"] = "max"
     """Image score from the map: its mean, maximum, mean of the top 1 %, or 99.5 % quantile."""
     silhouette: Literal["fractal", "square", "ellipse", "perlin", "diamond_square"] = "fractal"
     """Outline of the anomalies."""
@@ -110,6 +113,7 @@ class Config:
             "width": 0,
             "check_every": 0,
             "codes": 2,
+            "strangeness": 0,
         }
         for name, least in {**leasts, "patience": 1, "pool": 0}.items():
             if getattr(self, name) < least:
@@ -121,6 +125,8 @@ PAPER: dict[str, Any] = {
     "batch": 32,
     "schedule": "constant",
     "student": "auto",
+    "strangeness": 0.0,
+    "score": "mean",
     "pool": 0,
     "check_every": 0,
 }
@@ -155,63 +161,30 @@ class Judged(NamedTuple):
     rows: Tensor
 
 
-class Pair(nn.Module):
-    """What learns: the head, and the student where there is one."""
-
-    def __init__(
-        self, student: Student | Codebook | None, head: SFNet, view: View, size: tuple[int, int]
-    ) -> None:
-        super().__init__()
-        self.student = student
-        self.head = head
-        self.view = view
-        self.size = size
-
-    def shown(self, pictures: Tensor, maps: list[Tensor]) -> list[Tensor]:
-        """From the teacher's maps; beside a student that does not learn they are what is shown already."""
-        if not isinstance(self.student, Student):
-            return maps
-        return compared(self.view, maps, self.student(pictures, maps))
-
-    def logits(self, pictures: Tensor, maps: list[Tensor]) -> Tensor:
-        return self.head(self.shown(pictures, maps), self.size)
-
-    def forward(
-        self, clean: Tensor, pasted: Tensor, of_clean: list[Tensor], of_pasted: list[Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """How far the student is off on clean pictures, and the logits of those with anomalies.
-
-        The student sees both, in this order, and its batch norms count both; only the first teaches it.
-        """
-        off = torch.zeros((), device=of_pasted[0].device)
-        if isinstance(self.student, Student):
-            off = distance(of_clean, self.student(clean, of_clean))
-        with torch.no_grad():
-            shown = self.shown(pasted, of_pasted)
-        return off, self.head(shown, self.size)
-
-
-def image_score(kind: str, heat: Tensor) -> Tensor:
-    flat = heat.flatten(1)
-    if kind == "mean":
-        return flat.mean(1)
-    if kind == "max":
-        return flat.amax(1)
-    count = max(math.ceil((0.01 if kind == "top1" else 0.005) * flat.shape[1]), 1)
-    top = flat.topk(count, 1).values
-    return top.mean(1) if kind == "top1" else top[:, -1]
-
-
 class FractalScorer(nn.Module):
     """Score and map as log-odds, which rank alike: within 0..1 no threshold could be extrapolated."""
 
     def __init__(self, teacher: Stages, pair: Pair, kind: str) -> None:
         super().__init__()
-        self.seeing, self.pair, self.kind = Seeing(teacher, pair.student, pair.view), pair, kind
+        self.teacher, self.pair, self.kind = teacher, pair, kind
+        self.seeing = Seeing(teacher, pair.student, pair.view)
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.pair.head(self.seeing(pictures), self.pair.size)[:, 0]
-        return image_score(self.kind, logits.sigmoid()).logit(LEAST), logits
+        maps = self.teacher(pictures)
+        logits = self.head(pictures, maps)
+        if self.pair.strange is not None:
+            logits = logits + self.pair.strange(maps, self.pair.size)
+        return image_score(self.kind, logits), logits
+
+    def head(self, pictures: Tensor, maps: list[Tensor]) -> Tensor:
+        return self.pair.head(self.seeing.shown(pictures, maps), self.pair.size)[:, 0]
+
+    @torch.no_grad()
+    def settle(self, good: Tensor, other: Strangeness, weight: float) -> None:
+        """Make distances count as told: `other` remembers none of these pictures."""
+        maps = self.teacher(good)
+        deviation = weight * float(self.head(good, maps).std())
+        self.pair.strange.settle(other.distances(maps, self.pair.size), deviation)
 
 
 class Segmenting(_training.Task):
@@ -233,6 +206,13 @@ class Segmenting(_training.Task):
         most = int(run.memory_mb * 1e6 / (2 * sum(shape.numel() for shape in self.shapes)))
         self.pool = 0 if self.learns else min(config.pool, most)
         self.held: dict[int, Painted] = {}
+
+    def seconds(self) -> float:
+        """How long all updates will take, at most."""
+        one, drawn = _training.probe(deepcopy(self), self.run.device), self.updates
+        if self.pool:
+            drawn = min(drawn, math.ceil(self.pool / self.config.batch))
+        return self.updates * one.seconds + drawn * one.drawing
 
     @cached_property
     def compiled(self) -> Compiled:
@@ -317,14 +297,6 @@ def average_precision(scores: Tensor, truth: Tensor) -> float:
     return float((precision * found).sum() / found.sum())
 
 
-def placed(maps: list[Tensor]) -> float:
-    """Share of the variance of maps (channels, H, W) that their mean explains, beyond chance."""
-    x = torch.stack(maps)
-    mean = x.mean((0, 2, 3), keepdim=True)
-    share = (x.mean(0, keepdim=True) - mean).square().mean() / (x - mean).square().mean().clamp(min=1e-12)
-    return float((share - 1 / len(x)) / (1 - 1 / len(x)))
-
-
 def maker_of(config: Config, source: Source) -> FractalMaker:
     objects = has_one_object(source) if config.objects == "auto" else config.objects == "on"
     return FractalMaker(
@@ -358,16 +330,16 @@ class FractalAD:
 
     def fit(self, train: Samples, run: Run) -> FractalScorer:
         task = self.prepared(train, run)
-        one = _training.probe(deepcopy(task), run.device)
+        seconds = task.seconds()
         self.chosen |= {
             "objects": task.maker.objects,
             "silhouette": task.maker.silhouette,
-            "expected_seconds": round(one.seconds * task.updates),
+            "expected_seconds": round(seconds),
         }
-        run.say(self.words(train, task, one))
+        run.say(self.words(train, task, seconds))
         losses = _training.train(task, run, _training.key(self.name, self.config, task.source, run))
         self.chosen |= {"updates": len(losses), "loss": float(np.mean(losses[-20:])) if losses else None}
-        return FractalScorer(self.teacher, task.network, self.config.score).eval()
+        return self.scorer(task, run)
 
     def prepared(self, train: Samples, run: Run) -> Segmenting:
         backbone = run.load_backbone().requires_grad_(False)
@@ -381,11 +353,21 @@ class FractalAD:
         def fitted(half: Samples) -> FractalScorer:
             task = self.task(half, alone)
             _training.train(task, alone, {})
-            return FractalScorer(self.teacher, task.network, self.config.score).eval()
+            return self.scorer(task, alone)
 
         return _training.by_halves(train, fitted)
 
-    def words(self, train: Samples, task: Segmenting, one: _training.Probe) -> str:
+    def scorer(self, task: Segmenting, run: Run) -> FractalScorer:
+        pair, good = task.network.cpu(), task.aside
+        scorer, other = FractalScorer(self.teacher, pair, self.config.score).eval(), pair.strange
+        if other is not None:
+            if not good:  # too few to keep some aside: what half of them say of the others
+                other = self.strangeness(self.vectors(task.train[::2], run)[1])
+                good = task.train[1::2][:LIKE_THESE]
+            scorer.settle(torch.from_numpy(run.pixels(good)), other, self.config.strangeness)
+        return scorer
+
+    def words(self, train: Samples, task: Segmenting, seconds: float) -> str:
         student = {
             "codebook": "a head, on how pictures differ from what good ones have",
             "network": "a student and a head",
@@ -395,39 +377,53 @@ class FractalAD:
         return (
             f"Learning from {len(train)} images: {student}{why}; anomalies "
             f"{'on the object' if task.maker.objects else 'anywhere'}; {task.updates} updates of "
-            f"{self.config.batch}, about {one.seconds * task.updates:.0f} s at most."
+            f"{self.config.batch}, about {seconds:.0f} s at most."
         )
 
     def task(self, train: Samples, run: Run) -> Segmenting:
-        config, taps = self.config, self.teacher.taps
+        config, taps, strange = self.config, self.teacher.taps, None
+        if config.strangeness or self.chosen["student"] == "codebook":
+            known, _ = _training.kept_aside(train, run.seed, wanted=config.check_every > 0)
+            single, averages = self.vectors(known, run)
+            strange = self.strangeness(averages) if config.strangeness else None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.seed)
             student: Student | Codebook | None = None
             if self.chosen["student"] == "network":
                 student = Student(Stages(self.teacher.backbone.fresh(), taps))
             elif self.chosen["student"] == "codebook":
-                known, _ = _training.kept_aside(train, run.seed, wanted=config.check_every > 0)
-                student = self.codebook(known, run)
+                student = self.codebook(single, run)
             channels = [shape[0] for shape in self.teacher.shapes(run.format.channels, run.size)]
             shown = channels if student is None else widths(config.view, channels)
             head = SFNet(shown, config.width or channels[0])
-        pair = Pair(student, head, config.view, run.size)
+        pair = Pair(student, head, strange, view=config.view, size=run.size)
         pair.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return Segmenting(self.teacher, train, config, run, pair)
 
-    def codebook(self, train: Samples, run: Run) -> Codebook:
-        """From some places of every picture."""
+    def codebook(self, vectors: Sequence[Tensor], run: Run) -> Codebook:
+        return Codebook([Codes.of(found, self.config.codes, seed=run.seed) for found in vectors])
+
+    def strangeness(self, averages: Sequence[Tensor]) -> Strangeness:
+        """In the stages that patch vectors are made of."""
+        taps = self.teacher.taps
+        middle = [taps.index(tap) for tap in self.teacher.backbone.default_taps if tap in taps]
+        stages = middle or [len(taps) - 1]
+        return Strangeness(stages, [Remembered.of(averages[stage], self.config.codes) for stage in stages])
+
+    def vectors(self, train: Samples, run: Run) -> tuple[list[Tensor], list[Tensor]]:
+        """Of each stage those of some places of every picture, and their 3×3 means."""
         shapes = self.teacher.shapes(run.format.channels, run.size)
-        stages: list[list[Tensor]] = [[] for _ in shapes]
+        found: tuple[list[list[Tensor]], ...] = [[] for _ in shapes], [[] for _ in shapes]
         maps = run.outputs(run.compiled(Flat(self.teacher)), train, "looking")
         for number, row in enumerate(maps):
             rng = np.random.default_rng([run.seed, number])
-            for found, x in zip(stages, unflattened(row[None], shapes), strict=True):
-                vectors = x[0].flatten(1).T
-                few = rng.permutation(len(vectors))[: -(-CODED // len(train))]
-                found.append(vectors[torch.from_numpy(few)])
-        seed = run.seed
-        return Codebook([Codes.of(torch.cat(found), self.config.codes, seed=seed) for found in stages])
+            for stage, x in enumerate(unflattened(row[None], shapes)):
+                few = rng.permutation(x.shape[2] * x.shape[3])[: -(-CODED // len(train))]
+                places = torch.from_numpy(few)
+                for seen, some in zip((x.flatten(2).transpose(1, 2), means(x)), found, strict=True):
+                    some[stage].append(seen[0, places])
+        single, averages = ([torch.cat(some) for some in stages] for stages in found)
+        return single, averages
 
     def student_pays(self, train: Samples, run: Run) -> dict[str, Any]:
         """On a texture the teacher's maps alone do better, says the paper's code, and listed the textures."""

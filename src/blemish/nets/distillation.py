@@ -101,6 +101,14 @@ class Codebook(nn.Module):
         return known
 
 
+def placed(maps: Sequence[Tensor]) -> float:
+    """Share of the variance of maps (channels, H, W) that their mean explains, beyond chance."""
+    x = torch.stack(list(maps))
+    mean = x.mean((0, 2, 3), keepdim=True)
+    share = (x.mean(0, keepdim=True) - mean).square().mean() / (x - mean).square().mean().clamp(min=1e-12)
+    return float((share - 1 / len(x)) / (1 - 1 / len(x)))
+
+
 def agreement(teacher: Tensor, student: Tensor) -> Tensor:
     """(N, H, W): the cosine of the two maps' vectors at each place."""
     return F.cosine_similarity(teacher, student, dim=1)
@@ -119,11 +127,13 @@ class Seeing(Stages):
         self.student = student
         self.view = view
 
-    def forward(self, pictures: Tensor) -> list[Tensor]:
-        teacher = super().forward(pictures)
+    def shown(self, pictures: Tensor, teacher: list[Tensor]) -> list[Tensor]:
         if self.student is None:
             return teacher
         return compared(self.view, teacher, self.student(pictures, teacher))
+
+    def forward(self, pictures: Tensor) -> list[Tensor]:
+        return self.shown(pictures, super().forward(pictures))
 
 
 def compared(view: View, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> list[Tensor]:

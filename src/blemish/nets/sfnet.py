@@ -1,10 +1,20 @@
-"""SFNet, the segmentation head of FractalAD: coarse maps are shifted to where finer ones want them."""
+"""SFNet, the segmentation head of FractalAD: coarse maps are shifted to where finer ones want them.
 
+With it what learns beside it, and what becomes of its answer.
+"""
+
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from blemish.nets.distillation import Codebook, Student, View, compared, distance
+
+LEAST = 1e-6
+"""Probabilities nearer to 0 or 1 count as this near."""
 
 
 def conv(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
@@ -66,3 +76,58 @@ def segmentation_loss(logits: Tensor, masks: Tensor) -> Tensor:
     share = logits.sigmoid()
     dice = 1 - (2 * (share * masks).sum() + 1) / (share.sum() + masks.sum() + 1)
     return F.binary_cross_entropy_with_logits(logits, masks) + dice
+
+
+class Pair(nn.Module):
+    """What learns: the head, and the student where there is one. With them what tells strange places."""
+
+    def __init__(
+        self,
+        student: Student | Codebook | None,
+        head: SFNet,
+        strange: nn.Module | None = None,
+        *,
+        view: View,
+        size: tuple[int, int],
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.head = head
+        self.strange: Any = strange
+        self.view = view
+        self.size = size
+
+    def shown(self, pictures: Tensor, maps: list[Tensor]) -> list[Tensor]:
+        """From the teacher's maps; beside a student that does not learn they are what is shown already."""
+        if not isinstance(self.student, Student):
+            return maps
+        return compared(self.view, maps, self.student(pictures, maps))
+
+    def logits(self, pictures: Tensor, maps: list[Tensor]) -> Tensor:
+        return self.head(self.shown(pictures, maps), self.size)
+
+    def forward(
+        self, clean: Tensor, pasted: Tensor, of_clean: list[Tensor], of_pasted: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """How far the student is off on clean pictures, and the logits of those with anomalies.
+
+        The student sees both, in this order, and its batch norms count both; only the first teaches it.
+        """
+        off = torch.zeros((), device=of_pasted[0].device)
+        if isinstance(self.student, Student):
+            off = distance(of_clean, self.student(clean, of_clean))
+        with torch.no_grad():
+            shown = self.shown(pasted, of_pasted)
+        return off, self.head(shown, self.size)
+
+
+def image_score(kind: str, logits: Tensor) -> Tensor:
+    """The mean is that of probabilities, as in the paper; as log-odds, like the others."""
+    if kind == "mean":
+        return logits.sigmoid().flatten(1).mean(1).logit(LEAST)
+    flat = logits.flatten(1)
+    if kind == "max":
+        return flat.amax(1)
+    count = max(math.ceil((0.01 if kind == "top1" else 0.005) * flat.shape[1]), 1)
+    top = flat.topk(count, 1).values
+    return top.mean(1) if kind == "top1" else top[:, -1]
