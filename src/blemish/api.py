@@ -60,6 +60,7 @@ def fit(
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     checkpoint: str | Path | None = None,
     resume: bool = False,
+    cache: str | Path | None = None,
     layout: str | None = None,
     skip_bad: bool = False,
     options: Mapping[str, Any] | None = None,
@@ -71,7 +72,8 @@ def fit(
     `data` is a folder, a list file, or a sequence of arrays or paths. Images with the role test are never
     looked at. `few_shot` keeps the first so many training images of each class, by name. `foreground` is a
     folder of masks of where the product is. A `checkpoint` file is written while a network is trained, and
-    `resume` goes on from it. `options` are the method's own settings; `blemish methods` lists them.
+    `resume` goes on from it. In a `cache` folder stays what a frozen backbone makes of the images, for later
+    fits of methods that learn from it. `options` are the method's own settings; `blemish methods` lists them.
     """
     begin = time.perf_counter()
     try:
@@ -117,6 +119,7 @@ def fit(
         precision=precision,
         checkpoint=None if checkpoint is None else Path(checkpoint),
         resume=resume,
+        cache=None if cache is None else Path(cache),
         bank_mb=bank_mb,
         masks=masks,
         progress=progress,

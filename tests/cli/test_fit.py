@@ -160,6 +160,15 @@ def test_a_killed_fit_goes_on_where_it_was(blemish: Blemish, good: Path) -> None
     assert sorted(path.name for path in folder.iterdir()) == ["good", "m.blemish", "whole.blemish"]
 
 
+def test_features_are_kept_for_the_next_fit(blemish: Blemish, good: Path) -> None:
+    tiny = ("--updates=1", "--batch=1", "--width=8", "--heads=2", "--depth=1", "--hidden=8", "--kept=8")
+    for seed, known in ((0, 0), (1, 4)):
+        options = ("--method=uniad", "--size=48", *tiny, "--cache=kept", f"--seed={seed}")
+        done = blemish("fit", "good", *options)
+        assert f"The cache has the features of {known} of 4 images." in done.stderr.splitlines()
+        assert len([path for path in (good.parent / "kept").rglob("*") if path.is_file()]) == 4
+
+
 BAD_OPTIONS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "no masks": (
         ("--foreground=good",),
@@ -180,6 +189,11 @@ BAD_OPTIONS: dict[str, tuple[tuple[str, ...], int, str]] = {
         ("--resume",),
         2,
         "There is no good.blemish.checkpoint to go on with: fit again without --resume",
+    ),
+    "cache": (
+        ("--cache=good/000.png",),
+        2,
+        r"The folder good/000.png cannot be written to \(File exists\): choose another one with --cache",
     ),
     "precision": (("--precision=fp8",), 2, "'fp8' is not one of 'auto', 'fp32', 'bf16'"),
     "alpha": (("--alpha=often",), 2, r"--alpha takes NUMBER\|auto, not 'often'"),

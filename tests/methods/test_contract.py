@@ -17,11 +17,23 @@ from blemish.nets.runtime import export
 
 SIZE = (128, 128)
 BANK = {"rows": 512}
+REBUILDING: dict[str, object] = {
+    "updates": 100,
+    "batch": 8,
+    "width": 64,
+    "hidden": 128,
+    "depth": 1,
+    "dropout": 0.0,
+    "learning_rate": 5e-3,
+    "check_every": 0,
+}
 OPTIONS: dict[str, dict[str, object]] = {
     "knn": BANK,
     "reb": BANK,
     "fractalad": {"updates": 60, "check_every": 20, "pool": 200},
     "ear": {"updates": 60, "width": 8, "check_every": 20},
+    "uniad": REBUILDING,
+    "ltad": REBUILDING | {"name_updates": 20},
 }
 """What makes a method quick: every other one is tested as it is."""
 FLOORS = {"fractalad": (0.75, 0.8), "ear": (0.6, 0.7)}

@@ -107,6 +107,8 @@ def by_hand(task: Fitting) -> list[float]:
         ]
         for part in parts:
             part.backward()
+        if task.clip:
+            nn.utils.clip_grad_norm_(task.network.parameters(), task.clip)
         optimiser.step()
         optimiser.zero_grad()
         losses.append(sum(part.item() for part in parts))
@@ -132,6 +134,18 @@ def test_updates_are_those_of_the_plain_loop(kind: type[torch.optim.Optimizer]) 
     assert_same(ours.network, plain.network)
     assert not any(part.training for part in ours.network.modules())
     assert told == [("fitting", 5)]
+
+
+def test_long_gradients_are_shortened() -> None:
+    free, ours, plain, loose = (Fitting() for _ in range(4))
+    ours.clip = plain.clip = 0.05
+    loose.clip = 1e6
+    losses = train(free, CPU, KEY)
+    assert train(ours, CPU, KEY) == pytest.approx(by_hand(plain), rel=1e-6)
+    assert_same(ours.network, plain.network)
+    assert train(loose, CPU, KEY) == losses
+    with pytest.raises(AssertionError):
+        assert_same(ours.network, free.network, 1e-3)
 
 
 def test_gradients_of_forward_passes_make_up_one_update() -> None:

@@ -14,6 +14,7 @@ from blemish.nets.distillation import Moments
 from blemish.nets.language import load_language
 from blemish.nets.maps import Stacked, grid_of
 from blemish.nets.space import Gaze, Seen, Space, to_texts
+from blemish.nets.uniad import FAINTEST
 from tests.nets.test_language import save_language
 from tests.nets.zoo import ZOO
 
@@ -75,6 +76,13 @@ def test_parts_are_in_the_deviations_that_they_have_within_classes() -> None:
         flat = part.permute(1, 0, 2, 3).flatten(1)
         torch.testing.assert_close(turned.mean, flat.mean(1), rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(turned.covariance, torch.cov(flat, correction=0), rtol=1e-3, atol=1e-3)
+
+
+def test_directions_in_which_good_pictures_hardly_vary_are_not_blown_up() -> None:
+    covariance = torch.diag(torch.tensor([9.0, 1.0, 1e-6])).double()
+    space = Space.of([[Moments(torch.zeros(3).double(), covariance)]], standardised=False)
+    least = FAINTEST * (3 + 1 + 1e-3) / 3
+    torch.testing.assert_close(space.deviations, torch.tensor([3.0, 1.0, least]), rtol=1e-4, atol=0)
 
 
 def test_pictures_are_where_their_classes_are() -> None:

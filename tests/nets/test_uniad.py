@@ -14,6 +14,8 @@ from blemish.errors import UsageError
 from blemish.nets.distillation import Moments
 from blemish.nets.runtime import export
 from blemish.nets.uniad import (
+    FAINT,
+    FAINTEST,
     Attention,
     Principal,
     Reconstruction,
@@ -234,7 +236,7 @@ def test_principal_directions_are_those_of_equal_classes(standardised: bool) -> 
     np.testing.assert_allclose(mixed(USUAL).mean, mean, rtol=1e-9)
     np.testing.assert_allclose(mixed(USUAL).covariance, covariance, rtol=1e-9, atol=1e-9)
     scale = np.sqrt(covariance.diagonal()) if standardised else np.ones(6)
-    scale = np.maximum(scale, 1e-2 * scale.mean())
+    scale = np.maximum(scale, FAINT * scale.mean())
     directions = np.linalg.svd(covariance / np.outer(scale, scale))[0][:, :3]
     principal, new = Principal.of(USUAL, 3, standardised=standardised), correlated(2, 30)
     parts = np.einsum("ck,nchw->nkhw", directions, (new.numpy() - mean[:, None, None]) / scale[:, None, None])
@@ -256,6 +258,23 @@ def test_all_principal_directions_give_the_maps_back() -> None:
     for kept in (0, 7):
         with pytest.raises(UsageError, match="1 to 6"):
             Principal.of(USUAL, kept)
+
+
+@pytest.mark.parametrize("whiten", [0.5, 1.0])
+def test_whitened_parts_vary_alike_but_for_those_that_hardly_vary(whiten: float) -> None:
+    plain, principal = (Principal.of(USUAL, 6, whiten=share) for share in (0.0, whiten))
+    assert torch.equal(plain.spread, torch.ones(6))
+    varying, alike = (
+        (net.kernel.double() @ mixed(USUAL).covariance @ net.kernel.double().T).diagonal().clamp(min=0).sqrt()
+        for net in (plain, principal)
+    )
+    least = FAINTEST * varying.square().mean().sqrt()
+    assert 0 < (varying < least).sum() < 3
+    torch.testing.assert_close(
+        alike, varying / varying.clamp(min=float(least)) ** whiten, rtol=1e-4, atol=1e-4
+    )
+    new = correlated(2, 30)
+    torch.testing.assert_close(principal.inverse(principal(new)), new, rtol=1e-3, atol=1e-3)
 
 
 class Comparison(nn.Module):

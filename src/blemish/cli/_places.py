@@ -27,14 +27,14 @@ def check_file(path: Path | None) -> None:
         ) from error
 
 
-def make_folder(path: Path) -> None:
+def make_folder(path: Path, option: str = "--out") -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
         raise OutputError(
-            f"The folder {path} cannot be written to ({error.strerror}): choose another one with --out."
+            f"The folder {path} cannot be written to ({error.strerror}): choose another one with {option}."
         ) from error
 
 

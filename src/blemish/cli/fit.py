@@ -9,7 +9,7 @@ import typer
 
 from blemish import api, data
 from blemish.cli._options import options_of, parse_size, registry
-from blemish.cli._places import check_file
+from blemish.cli._places import check_file, make_folder
 from blemish.cli._terminal import JsonFile, describe, warn, watching, write_json
 from blemish.data import Role, Samples
 from blemish.errors import MissingExtraError, OutputError, UsageError
@@ -117,6 +117,10 @@ def fit(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the training that was interrupted.")
     ] = False,
+    cache: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where features of images stay for later fits, if the method can."),
+    ] = None,
     layout: Annotated[
         str | None, typer.Option(metavar="NAME", help="How DATA is arranged, if that is not recognised.")
     ] = None,
@@ -140,6 +144,8 @@ def fit(
     if out is not None:
         check_model_file(out)
     check_file(json_file)
+    if cache is not None:
+        make_folder(cache, "--cache")
     samples = data.read(source, layout=layout)
     if out is None:
         out = Path(samples.name + SUFFIX)
@@ -168,6 +174,7 @@ def fit(
             precision=precision.value,
             checkpoint=checkpoint,
             resume=resume,
+            cache=cache,
             layout=layout,
             skip_bad=skip_bad,
             options=options,

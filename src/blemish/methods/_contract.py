@@ -56,6 +56,8 @@ class Run:
     """The most that remembered vectors may take; the method's own choice when None."""
     memory_mb: float = 512.0
     """For what is held while fitting; beyond it a temporary file takes over."""
+    cache: Path | None = None
+    """A folder where what frozen networks make of pictures is kept for later fits."""
     progress: Progress = quiet
     say: Say = silent
     decoded: dict[str, Image] = field(default_factory=dict)

@@ -18,6 +18,8 @@ from blemish.nets.uniad import Reconstruction, image_score, reconstruction_error
 from blemish.nets.vae import ConditionalVAE
 
 LEAST = 1e-6
+EVEN = 0.05
+"""Share of the mean that values are taken to deviate by at least."""
 TOLD = slice(None, None, 2)
 """The pictures of a batch that the classifier is shown: half of them do, and take half of the time."""
 
@@ -138,10 +140,10 @@ class Judge(nn.Module):
         return reconstruction_error(parts, self.rm(parts), self.kind)
 
     def abnormal(self, seen: Seen, shares: Tensor) -> Tensor:
-        """How likely patches are abnormal."""
+        """How likely patches are abnormal, or in closed form how far off they are."""
         assert self.sad is not None
         if isinstance(self.sad, Lite):
-            return self.sad(seen.maps, shares).sigmoid()
+            return self.sad(seen.maps, shares)
         tables = Tables(*self.tables)
         odds = self.sad(seen.maps, tables.normal, tables.abnormal, seen.patches)
         return (shares[:, :, None, None] * odds.sigmoid()).sum(1)
@@ -204,5 +206,6 @@ class Deviation:
 
     @property
     def value(self) -> float:
+        """Never next to nothing: of pictures as few as two all patches may lie equally far off."""
         mean, square = torch.stack(self.moments).mean(0)
-        return float((square - mean.square()).clamp(min=0).sqrt())
+        return float(torch.maximum((square - mean.square()).clamp(min=0).sqrt(), EVEN * mean.abs()))

@@ -24,13 +24,16 @@ def grid_of(size: tuple[int, int]) -> tuple[int, int]:
 class Stacked(nn.Module):
     """Pictures (N, C, H, W) in 0..1 → (N, channels, *grid): what several stages see, side by side.
 
-    Without `taps` the last map of each stride; of backbones that have but one stride, their own choice.
+    Without `taps` the last map of each stride up to that of the grid, as published: coarser ones have most of
+    the channels, and would hide what small defects change in the others. Of backbones that have but one
+    stride, or none so fine, their own choice.
     """
 
     def __init__(self, backbone: Backbone, taps: Sequence[str], grid: tuple[int, int]) -> None:
         super().__init__()
-        strides = {tap.stride for tap in backbone.taps}
-        own = stage_taps(backbone) if len(strides) > 1 else backbone.default_taps
+        strides = {tap.name: tap.stride for tap in backbone.taps}
+        last = stage_taps(backbone) if len({*strides.values()}) > 1 else ()
+        own = tuple(tap for tap in last if strides[tap] <= CELL) or backbone.default_taps
         self.stages = Stages(backbone, tuple(taps) or own)
         self.grid = grid
 

@@ -30,11 +30,13 @@ COARSE = 4
 NOISE = 0.05, 1.2
 """Lengths of noise by those of patches; each magnitude is as frequent as any other."""
 PUSH = 1.0, 4.0
-SHRUNK = 10
+BORROWED = 2
 """Pictures that the deviations of all classes count for when those of one are estimated."""
 PATCHES = 16
 """Of a picture, that tell as much as if they came from as many: they are much alike."""
-FLOOR, RIDGE = 1e-3, 1e-2
+FLOOR = 1e-2
+"""Share of the mean variance that is added to each: what good pictures hardly vary in must not be all."""
+LEAST = 1e-12
 
 
 class Semantic(nn.Module):
@@ -106,71 +108,44 @@ class Semantic(nn.Module):
 
 
 class Lite(nn.Module):
-    """The same in closed form: maps, and shares (N, K) of classes → log-odds (N, H, W).
+    """In closed form: maps, and shares (N, K) of classes → how far (N, H, W) patches lie from their class.
 
-    They grow with how far a patch lies from the mean of its class, in the deviations of that class and of
-    all, and with how far along the one direction in which pseudo-anomalies of all classes lie off.
+    In the deviations of its normal patches, of which classes with few pictures borrow from the others.
     """
 
     def __init__(self, classes: int, channels: int) -> None:
         super().__init__()
         self.means = nn.Parameter(torch.zeros(classes, channels), False)
         self.whitening = nn.Parameter(torch.eye(channels).repeat(classes, 1, 1), False)
-        self.direction = nn.Parameter(torch.zeros(channels), False)
-        self.weights = nn.Parameter(torch.zeros(3), False)
 
     @classmethod
-    def of(cls, usual: Sequence[Moments], counts: Sequence[int]) -> "Lite":
-        """From the moments of normal patches; those of classes with few pictures are drawn to all others'."""
+    def of(cls, usual: Sequence[Moments], counts: Sequence[int], spread: Tensor | None = None) -> "Lite":
+        """From the moments of each class's normal patches.
+
+        `spread` (channels,): what channels were divided by. Which hardly vary is seen as they were before.
+        """
+        before = torch.ones(len(usual[0].mean)) if spread is None else spread
+        before = before.double()
+        usual = [Moments(mean, covariance * before.outer(before)) for mean, covariance in usual]
         shared = torch.stack([each.covariance for each in usual]).mean(0)
         self = cls(len(usual), len(shared))
         # What channels have in common takes many pictures to tell.
         doubt = len(shared) / (len(shared) + PATCHES * sum(counts))
         for number, ((mean, covariance), count) in enumerate(zip(usual, counts, strict=True)):
-            own = count / (count + SHRUNK)
+            own = count / (count + BORROWED)
             mixed = own * covariance + (1 - own) * shared
-            alone = mixed.diagonal() + FLOOR * mixed.diagonal().mean()
-            factor = torch.linalg.cholesky((1 - doubt) * mixed + (doubt * alone + 1e-12).diag())
+            alone = mixed.diagonal()
+            floor = (FLOOR * alone.mean()).clamp(min=1e-12)
+            factor = torch.linalg.cholesky((1 - doubt) * mixed + (doubt * alone + floor).diag())
             inverse = torch.linalg.solve_triangular(factor, torch.eye(len(factor)).double(), upper=False)
             self.means[number].copy_(mean)
-            self.whitening[number].copy_(inverse)
+            self.whitening[number].copy_(inverse * before)
         return self
 
-    def told(self, maps: Tensor, shares: Tensor) -> Tensor:
-        """(N, H, W, 2): how far along the direction a patch lies off, and how far in all."""
-        off = maps.permute(0, 2, 3, 1) - (shares @ self.means)[:, None, None]
-        whitening = torch.tensordot(shares, self.whitening, 1)
-        far = (off.flatten(1, 2) @ whitening.transpose(1, 2)).square().mean(2).clamp(min=1e-12).sqrt()
-        return torch.stack([off @ self.direction, far.reshape(off.shape[:3])], dim=3)
-
     def forward(self, maps: Tensor, shares: Tensor) -> Tensor:
-        return self.told(maps, shares) @ self.weights[:2] + self.weights[2]
-
-    @torch.no_grad()
-    def fit(self, maps: Tensor, shares: Tensor, wrong: Tensor) -> None:
-        """The direction, and then the weights; `wrong` (N, H, W) has ones where something is."""
-        off = (maps.permute(0, 2, 3, 1) - (shares @ self.means)[:, None, None]).double()
-        sides = [off[wrong == label] for label in (0, 1)]
-        within = torch.stack([torch.cov(side.T, correction=0) for side in sides]).mean(0)
-        within += RIDGE * within.diagonal().mean() * torch.eye(len(within))
-        apart = torch.linalg.solve(within, sides[1].mean(0) - sides[0].mean(0))
-        self.direction.copy_(F.normalize(apart, dim=0))
-        self.weights.copy_(logistic(self.told(maps, shares).flatten(0, 2), wrong.flatten()))
-
-
-def logistic(features: Tensor, labels: Tensor, steps: int = 30) -> Tensor:
-    """Weights and, at the end, the constant of a ridge-logistic regression; both labels count alike."""
-    scale = features.double().std(0).clamp(min=1e-12)
-    x = F.pad(features.double() / scale, (0, 1), value=1.0)
-    each = torch.where(labels > 0, 0.5 / (labels > 0).sum(), 0.5 / (labels <= 0).sum()).double()
-    weights = torch.zeros(x.shape[1]).double()
-    ridge = torch.tensor([RIDGE] * features.shape[1] + [0.0]).double()
-    for _ in range(steps):
-        share = (x @ weights).sigmoid()
-        slope = x.T @ (each * (share - labels)) + ridge * weights
-        bend = (x.T * (each * share * (1 - share))) @ x + ridge.diag()
-        weights = weights - torch.linalg.solve(bend + 1e-9 * torch.eye(len(weights)), slope)
-    return (weights / F.pad(scale, (0, 1), value=1.0)).float()
+        off = maps.flatten(2) - (shares @ self.means)[:, :, None]
+        far = (torch.tensordot(shares, self.whitening, 1) @ off).square().mean(1)
+        return far.clamp(min=LEAST).sqrt().reshape(-1, *(int(side) for side in maps.shape[-2:]))
 
 
 def semantic_loss(odds: Tensor, abnormal: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from blemish.nets.backbone import colour_groups
 from blemish.nets.distillation import Moments
 from blemish.nets.language import VisionLanguage
 from blemish.nets.maps import Stacked
-from blemish.nets.uniad import Principal, deviations, mixed
+from blemish.nets.uniad import FAINTEST, Principal, deviations, mixed
 
 MOST = 512
 """Principal directions of maps that are looked at."""
@@ -84,15 +84,20 @@ class Space(nn.Module):
 
     @classmethod
     def of(
-        cls, usual: Sequence[Sequence[Moments]], *, width: int = WIDTH, standardised: bool = True
+        cls,
+        usual: Sequence[Sequence[Moments]],
+        *,
+        width: int = WIDTH,
+        standardised: bool = True,
+        whiten: float = 0.0,
     ) -> "Space":
         """From the moments that each class's maps have and, where there are any, its patches."""
         maps, *patches = zip(*usual, strict=True)
         channels, own = len(maps[0].mean), len(patches[0][0].mean) if patches else 0
         self = cls(channels, min(channels, MOST), own, width)
-        self.principal = Principal.of(maps, min(channels, MOST), standardised=standardised)
+        self.principal = Principal.of(maps, min(channels, MOST), standardised=standardised, whiten=whiten)
         within = torch.stack([self.turned(each).covariance for each in maps]).mean(0)
-        self.deviations.data.copy_(deviations(within))
+        self.deviations.data.copy_(deviations(within, FAINTEST))
         for some in patches:
             mean, covariance = mixed(some)
             self.own_mean.data.copy_(mean)
@@ -109,7 +114,7 @@ class Space(nn.Module):
 
     def turned(self, usual: Moments) -> Moments:
         """Of maps, as those of their parts."""
-        kernel = (self.principal.basis / self.principal.scale).double()
+        kernel = self.principal.kernel.double()
         return Moments(kernel @ (usual.mean - self.principal.mean), kernel @ usual.covariance @ kernel.T)
 
     def looks(self, usual: Sequence[Sequence[Moments]]) -> Tensor:

@@ -22,6 +22,9 @@ PUBLISHED = 224
 FAINT = 1e-2
 """Share of the mean deviation that no channel's is taken below when standardising: one that is nearly dead on
 good pictures would otherwise drown all others once a defect wakes it."""
+FAINTEST = 0.1
+"""The same of a principal direction: few pictures leave many in which good ones hardly vary, and what is
+divided by their deviations there is mostly rounding."""
 
 
 def neighbour_mask(grid: tuple[int, int], size: int | tuple[int, int]) -> Tensor:
@@ -195,34 +198,47 @@ class Principal(nn.Module):
         self.mean = nn.Parameter(torch.zeros(channels), False)
         self.scale = nn.Parameter(torch.ones(channels), False)
         self.basis = nn.Parameter(torch.zeros(kept, channels), False)
+        self.spread = nn.Parameter(torch.ones(kept), False)
 
     @classmethod
-    def of(cls, usual: Sequence[Moments], kept: int, *, standardised: bool = True) -> "Principal":
-        """From the moments of each class, all of which count alike. `standardised`: so do all channels."""
+    def of(
+        cls, usual: Sequence[Moments], kept: int, *, standardised: bool = True, whiten: float = 0.0
+    ) -> "Principal":
+        """From the moments of each class, all of which count alike. `standardised`: so do all channels.
+
+        `whiten`: 0, parts vary as their directions do; 1, all alike, but for those that hardly vary at all.
+        """
         mean, covariance = mixed(usual)
         self = cls(len(mean), kept)
         scale = torch.ones_like(mean)
         if standardised:
             scale = deviations(covariance)
-        _, vectors = torch.linalg.eigh(covariance / scale.outer(scale))
-        found = mean, scale, vectors.flip(1)[:, :kept].T
+        values, vectors = torch.linalg.eigh(covariance / scale.outer(scale))
+        spread = values.flip(0).clamp(min=0).sqrt()
+        spread = spread.clamp(min=FAINTEST * float(values.clamp(min=0).mean().sqrt()) or 1.0) ** whiten
+        found = mean, scale, vectors.flip(1)[:, :kept].T, spread[:kept]
         for own, value in zip(self.parameters(), found, strict=True):
             own.data.copy_(value)
         return self
 
+    @property
+    def kernel(self) -> Tensor:
+        """(kept, channels)"""
+        return self.basis / self.scale / self.spread[:, None]
+
     def forward(self, maps: Tensor) -> Tensor:
-        kernel = self.basis / self.scale
+        kernel = self.kernel
         return F.conv2d(maps, kernel[..., None, None], -kernel @ self.mean)
 
     def inverse(self, parts: Tensor) -> Tensor:
-        kernel = (self.basis * self.scale).T
+        kernel = (self.basis * self.scale).T * self.spread
         return F.conv2d(parts, kernel[..., None, None], self.mean)
 
 
-def deviations(covariance: Tensor) -> Tensor:
+def deviations(covariance: Tensor, least: float = FAINT) -> Tensor:
     """Of each channel, to divide by."""
     found = covariance.diagonal().clamp(min=0).sqrt()
-    return found.clamp(min=FAINT * float(found.mean()) or 1.0)
+    return found.clamp(min=least * float(found.mean()) or 1.0)
 
 
 def mixed(classes: Sequence[Moments]) -> Moments:

@@ -1,0 +1,265 @@
+"""LTAD, measured: one model of many products with long-tailed counts, beside UniAD and a bank for each.
+
+    python bench/ltad.py folders ../shared/data/screw … [--preset fast] [--seeds 0,1,2] [--orders size,random]
+    python bench/ltad.py textures FOLDER              # ten generated textures, written there if absent
+    python bench/ltad.py evidence FOLDER              # that names mean something, on the same textures
+    python bench/ltad.py tables
+
+Each result goes into bench/results/ltad.json or ltad-evidence.json as soon as it is there, and the same
+command goes on where an interrupted one was.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+import torch
+
+import blemish
+from blemish import api, data
+from blemish.data import Role, Samples, demo
+from blemish.evaluate import evaluate
+from blemish.evaluate.evaluation import Record, mean_record
+from blemish.evaluate.metrics import image_metrics
+from blemish.methods import Run, create, quiet, silent
+from blemish.methods._evidence import naming_accuracy, scores_as, shared_state, with_a_name
+from records import RESULTS, Store
+
+SPLITS = ("balanced", "exp100", "step100")
+RATES = ("image_auroc", "pixel_auroc", "aupro30")
+SIZE = (256, 256)
+SHOTS = 4
+
+
+@dataclass(frozen=True)
+class Variant:
+    name: str
+    method: str = "ltad"
+    options: dict[str, Any] = field(default_factory=dict)
+    apart: bool = False
+    """A model for each class."""
+
+
+MAIN = (
+    Variant("UniAD", "uniad"),
+    Variant("LTAD"),
+    Variant("knn, a bank for each class", "knn", apart=True),
+    Variant("reb, a bank for each class", "reb", apart=True),
+)
+CONTROLS = (
+    Variant("LTAD, classifier learned", options={"semantic": "learned"}),
+    Variant("LTAD, oversampling", options={"oversample": True}),
+    Variant("LTAD, no VAE", options={"vae": False}),
+    Variant("LTAD, reconstruction alone", options={"score_of": "rm"}),
+    Variant("LTAD, classifier alone", options={"score_of": "sad"}),
+    Variant("LTAD, learned classifier alone", options={"score_of": "sad", "semantic": "learned"}),
+    Variant("LTAD, names as classes look", options={"names": "given", "semantic": "learned"}),
+    Variant("LTAD, one name for all", options={"names": "object", "semantic": "learned"}),
+    Variant("LTAD, harmonic fusion", options={"fusion": "harmonic"}),
+    Variant("LTAD, class not told", options={"agnostic": True}),
+    *(Variant(f"LTAD, rho = {rho:g}", options={"rho": rho}) for rho in (0.25, 0.75)),
+    *(Variant(f"LTAD, kappa = {kappa:g}", options={"kappa": kappa}) for kappa in (0.5, 2.0)),
+)
+
+
+def together(name: str, folders: Sequence[Path]) -> Samples:
+    """Folders of one class each as one set of several."""
+    items = [
+        replace(sample, klass=folder.name, name=f"{folder.name}/{sample.name}")
+        for folder in folders
+        for sample in data.read(folder)
+    ]
+    return Samples(name, "mvtec", tuple(items))
+
+
+def listed(samples: Samples, split: str, *, seed: int, order: str) -> Samples:
+    return samples if split == "balanced" else data.long_tail(samples, split, seed=seed, order=order)
+
+
+def measured(samples: Samples, variant: Variant, *, seed: int, preset: str, cache: Path) -> Record:
+    """The mean of all classes, those of head and tail, and each class."""
+    given: dict[str, Any] = {"seed": seed, "preset": preset, "options": variant.options, "cache": cache}
+    if not variant.apart:
+        model = blemish.fit(samples, method=variant.method, **given)
+        told = evaluate(model, samples).to_json()
+        facts = {name: model.manifest["facts"].get(name) for name in ("tier_in_words", "expected_seconds")}
+        return {**told["mean"], **facts, **told.get("groups", {}), "classes": told["records"]}
+    records = []
+    for klass in samples.classes:
+        one = twice(samples.klass(klass))
+        records += evaluate(blemish.fit(one, method=variant.method, **given), one).records
+    mean = mean_record(records) | {"fit_seconds": sum(record["fit_seconds"] for record in records)}
+    groups = {} if samples.tail is None else samples.tail.groups._asdict()
+    of = {record["class"]: record for record in records}
+    means = {group: mean_record([of[klass] for klass in members]) for group, members in groups.items()}
+    return {**mean, **means, "classes": records}
+
+
+def twice(one: Samples) -> Samples:
+    """A single image, counted twice: a bank of it can be measured, though no threshold comes of it."""
+    good = one.role(Role.TRAIN)
+    more = [replace(sample, name=f"{sample.name} again") for sample in good] if len(good) == 1 else []
+    return one.with_items([*one, *more])
+
+
+def table_of(samples: Samples, variants: Sequence[Variant], given: argparse.Namespace) -> None:
+    store = Store(RESULTS / "ltad.json")
+    for seed in map(int, given.seeds.split(",")):
+        for split in given.splits.split(","):
+            for order in given.orders.split(",") if split != "balanced" else ["size"]:
+                tailed = listed(samples, split, seed=seed, order=order)
+                for variant in variants:
+                    key = {
+                        "dataset": samples.name,
+                        "split": split,
+                        "order": order,
+                        "variant": variant.name,
+                        "preset": given.preset,
+                        "seed": seed,
+                    }
+                    if not store.has(key):
+                        record = measured(tailed, variant, seed=seed, preset=given.preset, cache=given.cache)
+                        store.add(key, record)
+
+
+def textures(folder: Path) -> Samples:
+    if not folder.exists():
+        demo.write_textures(folder)
+    return together("textures", sorted(path for path in folder.iterdir() if path.is_dir()))
+
+
+def evidence(samples: Samples, given: argparse.Namespace) -> None:
+    """Swap test, naming accuracy, few-shot naming and shared state, with the classifier that is learned."""
+    store = Store(RESULTS / "ltad-evidence.json")
+    for seed in map(int, given.seeds.split(",")):
+        key = {"dataset": samples.name, "split": "exp100", "preset": given.preset, "seed": seed}
+        if store.has(key):
+            continue
+        tailed = listed(samples, "exp100", seed=seed, order="size")
+        looks = Looks(tailed, seed=seed, given=given)
+        assert tailed.tail is not None
+        high, low = tailed.tail.groups
+        own, swapped, apart = looks.swap()
+        left = high[0]
+        few = Looks(tailed.with_items(s for s in tailed if s.klass != left), seed=seed, given=given)
+        named, generic = few.named(tailed.klass(left))
+        store.add(
+            key,
+            {
+                "image_auroc": own,
+                "image_auroc_swapped": swapped,
+                "naming_accuracy": looks.accuracy(),
+                "state_head_tail": apart,
+                "few_shot_class": left,
+                "few_shot_auroc": named,
+                "generic_auroc": generic,
+                "classes_low": list(low),
+                "fit_seconds": looks.seconds,
+            },
+        )
+
+
+class Looks:
+    """A scorer as it was learned, and test pictures for it."""
+
+    def __init__(self, samples: Samples, *, seed: int, given: argparse.Namespace) -> None:
+        held = data.hold_out(samples, seed=seed)
+        good = held.role(Role.TRAIN)
+        train, decoded, fmt = api.decode(good, SIZE, skip_bad=False, progress=quiet, say=silent)
+        self.samples = samples
+        self.run = Run(size=SIZE, format=fmt, seed=seed, decoded=decoded, cache=given.cache)
+        self.method = create("ltad", given.preset, {"semantic": "learned"})
+        begin = time.perf_counter()
+        self.scorer: Any = self.method.fit(train, self.run)
+        self.seconds = time.perf_counter() - begin
+        self.names = train.classes
+
+    def pictures(self, samples: Samples) -> Iterator[torch.Tensor]:
+        return (torch.from_numpy(batch) for batch in self.run.batches(samples))
+
+    def auroc(self, samples: Samples, name: int, scorer: Any = None) -> float:
+        test = samples.role(Role.TEST)
+        scores = scores_as(scorer or self.scorer, self.pictures(test), name).double().numpy()
+        found = image_metrics(scores, np.array([sample.bad for sample in test])).auroc
+        assert found is not None
+        return found
+
+    def swap(self) -> tuple[float, float, float]:
+        """AUROC by own names and, on average, by others'; and how alike "abnormal" is to head and tail."""
+        table = np.array(
+            [
+                [self.auroc(self.samples.klass(klass), name) for name in range(len(self.names))]
+                for klass in self.names
+            ]
+        )
+        off = ~np.eye(len(table), dtype=bool)
+        assert self.samples.tail is not None
+        rows, columns = ([self.names.index(klass) for klass in group] for group in self.samples.tail.groups)
+        alike = shared_state(self.scorer)[rows][:, columns]
+        return float(table.diagonal().mean()), float(table[off].mean()), float(alike.mean())
+
+    def accuracy(self) -> float:
+        test = self.samples.role(Role.TEST)
+        good = test.with_items(sample for sample in test if not sample.bad)
+        return naming_accuracy(self.scorer, [self.pictures(good.klass(klass)) for klass in self.names])
+
+    def named(self, strange: Samples) -> tuple[float, float]:
+        """AUROC on a class that was left out, by a name learned from a few pictures and by the mean name."""
+        few = strange.role(Role.TRAIN)[:SHOTS]
+        wider = [with_a_name(self.scorer, pictures) for pictures in (self.pictures(few), None)]
+        named, generic = (self.auroc(strange, len(self.names), scorer) for scorer in wider)
+        return named, generic
+
+
+def tables() -> None:
+    """Of each set, split and variant: image AUROC, pixel AUROC and AUPRO of High, Low and Avg."""
+    records = json.loads((RESULTS / "ltad.json").read_text("utf-8"))["records"]
+    rows: dict[tuple[str, ...], list[Record]] = {}
+    for record in records:
+        key = tuple(record[name] for name in ("dataset", "preset", "split", "variant"))
+        rows.setdefault(key, []).append(record)
+    print("| set | preset | split | | High | Low | Avg | runs |\n|---|---|---|---|---|---|---|---|")
+    for key, found in rows.items():
+        cells = [cell([record.get(group) for record in found]) for group in ("high", "low")]
+        print("|", " | ".join([*key, *cells, cell(found), str(len(found))]), "|")
+
+
+def cell(records: Sequence[Record | None]) -> str:
+    known = [record for record in records if record is not None]
+    if not known:
+        return "–"
+    means = [f"{100 * fmean(record[rate] for record in known):.1f}" for rate in RATES]
+    if len(known) > 1:
+        means[0] += f" ± {100 * stdev(record[RATES[0]] for record in known):.1f}"
+    return " / ".join(means)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("what", choices=("folders", "textures", "evidence", "tables"))
+    parser.add_argument("folders", nargs="*", type=Path)
+    parser.add_argument("--preset", default="fast")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--splits", default=",".join(SPLITS))
+    parser.add_argument("--orders", default="size", help="of classes, from head to tail: size, random")
+    parser.add_argument("--controls", action="store_true", help="what carries the gain, too")
+    parser.add_argument("--cache", type=Path, help="a folder for features, which all variants share")
+    given = parser.parse_args()
+    if given.what == "tables":
+        tables()
+    elif given.what == "folders":
+        table_of(together("folders", given.folders), MAIN + CONTROLS * given.controls, given)
+    elif given.what == "textures":
+        table_of(textures(given.folders[0]), MAIN + CONTROLS * given.controls, given)
+    else:
+        evidence(textures(given.folders[0]), given)
+
+
+if __name__ == "__main__":
+    main()

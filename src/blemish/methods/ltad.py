@@ -1,0 +1,320 @@
+"""LTAD: one model of many products, some with few pictures; what is normal is told by names learned for them.
+
+Paper: Ho, Peng and Vasconcelos, "Long-Tailed Anomaly Detection with Learnable Class Names", CVPR 2024,
+arXiv 2403.20236.
+Faithful: a name for each class, learned with a generator of features that it conditions; then, on real and
+made features, a reconstruction and a classifier of patches between the texts "normal name" and "damaged
+name"; the sum of both scores. With `--vlm kakaobrain/align-base` names go through the paper's model. Its body
+could not be read: sizes, schedules and what stands for abnormal patches are UniAD's, or ours.
+Ours: without `--vlm` there is no text. A small tower over name and state vectors, learned with the names,
+takes its place beside any backbone: "LTAD-style, text-free (adaptation)". What is made is held to the moments
+of its class; a class that is not given is found by its name; harmonic fusion (LTOAD's); and oversampling, to
+compare with.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from blemish.data import Samples
+from blemish.errors import UsageError
+from blemish.methods import _training, uniad
+from blemish.methods._contract import Run
+from blemish.methods._features import features, picture_key
+from blemish.methods._phases import Judgement, Naming, Sight
+from blemish.methods._registry import register
+from blemish.nets.distillation import Moments
+from blemish.nets.judge import Calling, Deviation, Judge, Judging, LtadScorer
+from blemish.nets.language import VisionLanguage, load_language
+from blemish.nets.maps import Stacked, grid_of
+from blemish.nets.namestate import Learned, NamesFrom, NameState, Words
+from blemish.nets.semantic import Level, Lite, Semantic
+from blemish.nets.space import WIDTH, Gaze, Space, to_texts
+from blemish.nets.uniad import Reconstruction
+from blemish.nets.vae import ConditionalVAE, lacking
+
+TIERS = (
+    "tier 0: names through ALIGN's text tower",
+    "tier 1: names through the text tower of another vision–language model (adaptation)",
+    "tier 2: LTAD-style, text-free (adaptation)",
+)
+JUDGED = 32
+"""Pictures of a class that tell what is usual."""
+FEW = 8
+"""Pictures of a class that made ones are compared with."""
+STRANGE = 0.01
+"""Share of training pictures that look less like their class than one must to be surely of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(uniad.Config):
+    vlm: str = ""
+    """A vision–language model, its id on the hub or a folder; without one a backbone, and no text."""
+    names: NamesFrom = "learned"
+    """What classes are called: learned names, given ones (without text: as they look), or all the same."""
+    tokens: int = 4
+    """Tokens of a learned name, with a vision–language model."""
+    ensemble: bool = False
+    """Whether four words for normal and four for damaged are read, not one, with a vision–language model."""
+    tower: Literal["trained", "frozen"] = "trained"
+    """Whether what stands for the text tower learns with the names, without a vision–language model."""
+    name_updates: int = 150
+    """Updates of names and generator."""
+    name_batch: int = 32
+    """Images in such an update."""
+    name_rate: float = 1e-3
+    """Learning rate of the generator; names have five times as much."""
+    gamma: float = 1.0
+    """How much it counts that names tell classes apart, beside what the generator asks of them."""
+    vae: bool = True
+    """Whether features are made for classes that have few pictures."""
+    vae_width: int = 64
+    """Channels of the generator, and length of its latent vectors."""
+    rho: float = 0.5
+    """Share of made features in an update."""
+    oversample: bool = False
+    """To compare with: the pictures of rare classes again, in place of made features."""
+    score_of: Literal["both", "rm", "sad"] = "both"
+    """Reconstruction and semantic classifier, or only one of them."""
+    semantic: Literal["lite", "learned"] = "lite"
+    """The classifier: between texts as in the paper, or in closed form from what is usual in a class."""
+    sad_level: Level = "patch"
+    """What the classifier is shown: each patch, or the mean of all."""
+    sad_hidden: int = 256
+    """Units of the projection to names that learn what is no sum of channels; 0: a linear one."""
+    kappa: float = 1.0
+    """What the semantic score counts beside the other, both in the deviations that good patches have."""
+    fusion: Literal["sum", "harmonic"] = "sum"
+    """How both scores become one; `harmonic` compares directions, as `--rec-score cos` does."""
+    rec_score: Literal["sq", "l2", "cos"] = "sq"
+    """How far off a patch is: the square of its distance, the distance, or half of one minus the cosine."""
+    agnostic: bool = False
+    """Whether the class of a picture is found out even where it is given."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        leasts = {"tokens": 1, "name_updates": 1, "name_batch": 1, "sad_hidden": 0, "kappa": 0, "gamma": 0}
+        for name, least in leasts.items():
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} is {getattr(self, name)}: give at least {least}.")
+        if not 0 <= self.rho < 1:
+            raise UsageError(f"rho is {self.rho}: give a share below 1.")
+        if self.vae_width < 8 or self.vae_width % 8:
+            raise UsageError(f"vae_width is {self.vae_width}: give a multiple of 8.")
+
+
+PAPER: dict[str, Any] = {
+    **uniad.PAPER,
+    "vlm": "kakaobrain/align-base",
+    "standardised": True,
+    "semantic": "learned",
+    "name_updates": 3000,
+    "name_batch": 64,
+    "vae_width": 128,
+}
+
+
+@register
+class LTAD:
+    name: ClassVar[str] = "ltad"
+    Config: ClassVar[type] = Config
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "fast": {},
+        "full": {"updates": 2400, "patience": 12, "name_updates": 600, "vae_width": 128},
+        "paper": PAPER,
+    }
+    outputs: tuple[str, ...] = ("pred_score", "anomaly_map")
+    notes: ClassVar[dict[str, str]] = {}
+    told_classes = 0
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self.chosen: dict[str, Any] = {}
+
+    def fit(self, train: Samples, run: Run) -> LtadScorer:
+        self.look(train, run)
+        naming, judgement = self.tasks(train, run)
+        same = {id(self.gaze.tower): self.gaze.tower}
+        expected = sum(
+            _training.probe(deepcopy(task, dict(same)), run.device).seconds * task.updates
+            for task in (naming, judgement)
+            if task.updates
+        )
+        self.chosen["expected_seconds"] = round(expected)
+        run.say(
+            f"Learning from {len(train)} images of {len(train.classes)} "
+            f"product{'s' if len(train.classes) > 1 else ''}, {TIERS[self.tier]}: {naming.updates} updates "
+            f"of names and {judgement.updates} of what judges, about {expected:.0f} s at most."
+        )
+        pictures = "".join(f"{sample.klass} {picture_key(run.picture(sample))} " for sample in train)
+        key = _training.key(self.name, self.config, pictures.encode(), run)
+        return self.learned(naming, judgement, train, run, key)
+
+    def leave_one_out(self, train: Samples, run: Run) -> Iterator[nn.Module]:
+        alone = replace(run, checkpoint=None, resume=False)
+        # A class of one image is in both halves: there would be no name for it.
+        lone = [part[0] for part in map(train.klass, train.classes) if len(part) == 1]
+
+        def fitted(half: Samples) -> LtadScorer:
+            names = {sample.name for sample in (*half, *lone)}
+            half = train.with_items(sample for sample in train if sample.name in names)
+            return self.learned(*self.tasks(half, alone), half, alone, {})
+
+        return _training.by_halves(train, fitted)
+
+    def look(self, train: Samples, run: Run) -> None:
+        """What the tower sees of every picture: found once."""
+        tower: Stacked | VisionLanguage
+        if self.config.vlm:
+            tower = load_language(self.config.vlm)
+            self.tier, licence = tower.tier, tower.licence
+        else:
+            tower = Stacked(run.load_backbone().requires_grad_(False), self.config.taps, grid_of(run.size))
+            self.tier, licence = 2, tower.backbone.licence
+        self.language = tower if isinstance(tower, VisionLanguage) else None
+        self.gaze = Gaze(tower, run.format.channels, run.size)
+        self.found = features(self.gaze, train, run)
+        self.chosen |= {"tier": self.tier, "tier_in_words": TIERS[self.tier], "weights_licence": licence}
+        if len(train.classes) > 1:
+            self.outputs = (*type(self).outputs, "class_scores")
+            # A reconstruction is the same whatever the class.
+            asked = not self.config.agnostic and self.config.score_of != "rm"
+            self.told_classes = len(train.classes) if asked else 0
+
+    def tasks(self, train: Samples, run: Run) -> tuple[Naming, Judgement]:
+        config = self.config
+        usual = [self.moments(train.klass(name)) for name in train.classes]
+        width = WIDTH if self.language is None else self.language.width
+        space = Space.of(usual, width=width, standardised=config.standardised, whiten=config.whiten)
+        sight = Sight(self.gaze, space, self.found)
+        learning, _ = uniad.spared(train, run.seed, wanted=config.check_every > 0)
+        counts = [len(learning.klass(name)) for name in train.classes]
+        names: NameState | Words
+        if self.language is None:
+            names = NameState(
+                space.looks(usual), counts, naming=config.names, tower=config.tower, seed=run.seed
+            )
+        else:
+            settings = {"tokens": config.tokens, "ensemble": config.ensemble, "seed": run.seed}
+            names = Words(self.language, train.classes, naming=config.names, **settings)
+        rm, sad, vae = self.networks(sight, train, run)
+        made = config.vae and config.rho and not config.oversample and lacking(counts) is not None
+        calling = Calling(names, vae if made else None, config.gamma)
+        known = names if isinstance(names, NameState) else Learned(len(counts), space.width)
+        return (
+            Naming(calling, sight, learning, config, run.seed),
+            Judgement(Judging(known, calling.vae, rm, sad), sight, train, config, run.seed),
+        )
+
+    def moments(self, samples: Samples) -> list[Moments]:
+        """Of what is seen of a class: maps, and patches where there are any."""
+        rows = (self.gaze.seen(self.found.batch([sample])) for sample in samples)
+        return Moments.of([part[0] for part in seen[:2] if part is not None] for seen in rows)
+
+    def networks(
+        self, sight: Sight, train: Samples, run: Run
+    ) -> tuple[Reconstruction | None, Semantic | None, ConditionalVAE]:
+        config, space = self.config, sight.space
+        channels, own = len(space.deviations), len(space.own_mean)
+        start = None
+        if self.language is not None and not self.language.patches_in_text_space:
+            every = [sight.of([sample]) for sample in train]
+            start = to_texts(every)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(run.seed)
+            rm = config.transformer(min(config.kept or channels, channels), self.gaze.grid)
+            hidden = 0 if own else config.sad_hidden
+            sad = Semantic(
+                space.deviations, space.width, hidden=hidden, own=own, start=start, level=config.sad_level
+            )
+            vae = ConditionalVAE(
+                channels + own, self.gaze.grid, space.width, width=config.vae_width, latent=config.vae_width
+            )
+        learned = config.score_of != "rm" and config.semantic == "learned"
+        return (None if config.score_of == "sad" else rm), (sad if learned else None), vae
+
+    def learned(
+        self, naming: Naming, judgement: Judgement, train: Samples, run: Run, key: dict[str, Any]
+    ) -> LtadScorer:
+        """Both phases. Their checkpoints share a file: that of the second holds the first's result."""
+        network, second = judgement.network, {**key, "phase": 2}
+        done = reached(run, second)
+        if done:
+            network.load_state_dict(done)
+        else:
+            if naming.updates:
+                _training.train(naming, run, {**key, "phase": 1})
+            if isinstance(network.names, Learned):
+                network.names.keep(naming.network.names())
+        judgement.begin()
+        going_on = replace(run, resume=run.resume and (bool(done) or not naming.updates))
+        losses = _training.train(judgement, going_on, second) if judgement.updates else []
+        self.chosen |= {"updates": len(losses), "loss": float(np.mean(losses[-20:])) if losses else None}
+        return self.scorer(judgement, train, run)
+
+    @torch.no_grad()
+    def scorer(self, task: Judgement, train: Samples, run: Run) -> LtadScorer:
+        """Both scores are brought to one scale by what good training pictures have, each class alike."""
+        config, network, sight = self.config, task.network, task.sight
+        tables = network.names()
+        sad: Semantic | Lite | None = network.sad
+        if config.score_of != "rm" and config.semantic == "lite":
+            parts = [train.klass(name) for name in train.classes]
+            usual = [sight.space.turned(self.moments(part)[0]) for part in parts]
+            sad = Lite.of(usual, [len(part) for part in parts], sight.space.principal.spread)
+        judge = Judge(
+            tables,
+            network.rm,
+            sad,
+            rebuilt=config.kept or len(sight.space.deviations),
+            kind=config.rec_score,
+            fusion=config.fusion,
+            kappa=config.kappa,
+        )
+        off, abnormal, alike = Deviation(), Deviation(), []
+        for number, name in enumerate(train.classes):
+            seen = sight.of(train.klass(name)[:JUDGED])
+            own = torch.eye(len(tables.normal))[[number]]
+            if network.rm is not None:
+                off.add(judge.off(seen))
+            if sad is not None:
+                abnormal.add(judge.abnormal(seen, own))
+            alike.append(seen.image @ tables.normal[number])
+        if off.moments and abnormal.moments:
+            judge.balance = off.value / max(abnormal.value, 1e-12)
+        if task.synthesis is not None and network.rm is not None:
+            self.chosen["real_by_made"] = {
+                name: round(float(judge.off(sight.of(part[:FEW])).mean() / judge.off(made).mean()), 2)
+                for name, part, made in zip(train.classes, task.products, task.made(FEW), strict=True)
+            }
+        between = (tables.bare @ tables.bare.T).fill_diagonal_(-1)
+        self.chosen |= {
+            "balance": judge.balance,
+            "names_alike": round(float(between.max()), 3) if len(between) > 1 else None,
+        }
+        least = float(torch.cat(alike).quantile(STRANGE))
+        told = {"names": network.names, "size": run.size, "window": config.window, "least": least}
+        return LtadScorer(sight.gaze, sight.space, judge, **told).eval()
+
+    def weights(self, scorer: LtadScorer) -> dict[str, Tensor]:
+        state = scorer.state_dict()
+        return {
+            name: value.cpu().contiguous() for name, value in state.items() if not name.startswith("gaze.")
+        }
+
+    def facts(self) -> dict[str, Any]:
+        return dict(self.chosen)
+
+
+def reached(run: Run, key: dict[str, Any]) -> dict[str, Tensor]:
+    """The network of this phase as the checkpoint has it; empty where that is not of this phase."""
+    if run.resume and run.checkpoint is not None:
+        with suppress(UsageError):
+            return _training.named("network", _training.Checkpoint(run.checkpoint, key).read()[2])
+    return {}
