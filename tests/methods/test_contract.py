@@ -1,18 +1,20 @@
 """Every registered method through the same contract: a method is tested by being registered."""
 
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import blemish
 from blemish import data
 from blemish.data import Role, Samples, demo
 from blemish.evaluate import evaluate
 from blemish.images import PixelFormat
-from blemish.methods import PRESETS, Run, create, method_class, method_names
+from blemish.methods import PRESETS, Method, Run, create, method_class, method_names
 from blemish.nets.runtime import export
 
 SIZE = (128, 128)
@@ -52,7 +54,29 @@ def run_for(samples: Samples, **changes: object) -> Run:
     return Run(size=SIZE, format=PixelFormat.of(images), **changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", method_names())
+class Fits:
+    """One fit of each method, for all that only look at what came of it."""
+
+    def __init__(self, gear: Samples) -> None:
+        self.gear, self.train = gear, gear.role(Role.TRAIN)
+        self.model, self.scorer = cache(self.fitted), cache(self.learned)
+
+    def fitted(self, name: str) -> blemish.Inspector:
+        return blemish.fit(self.gear, method=name, size=SIZE, options=OPTIONS.get(name, {}))
+
+    def learned(self, name: str) -> tuple[Method, Run, nn.Module]:
+        run, method = run_for(self.train), create(name, options=OPTIONS.get(name, {}))
+        return method, run, method.fit(self.train, run).eval()
+
+
+@pytest.fixture(scope="module")
+def fits(gear: Samples) -> Fits:
+    return Fits(gear)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in method_names()]
+)
 class TestContract:
     def test_describes_itself(self, name: str) -> None:
         method = method_class(name)
@@ -71,12 +95,9 @@ class TestContract:
         for part in ("Paper:", "Faithful:", "Ours:"):
             assert part in header
 
-    def test_scorer_gives_raw_scores_and_maps(self, name: str, gear: Samples) -> None:
-        train = gear.role(Role.TRAIN)
-        run = run_for(train)
-        method = create(name, options=OPTIONS.get(name, {}))
-        scorer = method.fit(train, run).eval()
-        batch = torch.from_numpy(run.pixels(train[:3]))
+    def test_scorer_gives_raw_scores_and_maps(self, name: str, fits: Fits) -> None:
+        method, run, scorer = fits.scorer(name)
+        batch = torch.from_numpy(run.pixels(fits.train[:3]))
         with torch.no_grad():
             together = scorer(batch)
             alone = scorer(batch[1:2])
@@ -86,31 +107,26 @@ class TestContract:
         for many, one in zip(together, alone, strict=True):
             torch.testing.assert_close(many[1], one[0], rtol=1e-4, atol=1e-4)  # no picture sways another
 
-    def test_exports_as_it_stands(self, name: str, gear: Samples) -> None:
-        train = gear.role(Role.TRAIN)
-        run = run_for(train)
-        method = create(name, options=OPTIONS.get(name, {}))
-        scorer = method.fit(train, run)
+    def test_exports_as_it_stands(self, name: str, fits: Fits) -> None:
+        method, run, scorer = fits.scorer(name)
         graph = blemish.model.inspector.Graph(export(scorer, run.format.channels, SIZE, method.outputs))
         for count in (1, 5):
-            batch = run.pixels(train[:count])
+            batch = run.pixels(fits.train[:count])
             with torch.no_grad():
                 trained = scorer.eval()(torch.from_numpy(batch))
             shipped = graph(batch)
             np.testing.assert_allclose(shipped.scores, trained[0].numpy(), rtol=1e-4, atol=1e-5)
             np.testing.assert_allclose(shipped.maps, trained[1].numpy(), rtol=1e-3, atol=1e-4)
 
-    def test_same_seed_same_model(self, name: str, gear: Samples) -> None:
-        first, second = (
-            blemish.fit(gear, method=name, size=SIZE, options=OPTIONS.get(name, {})) for _ in range(2)
-        )
+    def test_same_seed_same_model(self, name: str, fits: Fits) -> None:
+        first = fits.model(name)
+        second = blemish.fit(fits.gear, method=name, size=SIZE, options=OPTIONS.get(name, {}))
         assert first.archive.graph == second.archive.graph
         assert first.archive.weights == second.archive.weights
         assert first.calibration == second.calibration
 
-    def test_tells_bad_from_good(self, name: str, gear: Samples) -> None:
-        model = blemish.fit(gear, method=name, size=SIZE, options=OPTIONS.get(name, {}))
-        record = evaluate(model, gear).records[0]
+    def test_tells_bad_from_good(self, name: str, fits: Fits) -> None:
+        record = evaluate(fits.model(name), fits.gear).records[0]
         image, pixel = FLOORS.get(name, (0.8, 0.9))
         assert record["image_auroc"] > image
         assert record["pixel_auroc"] > pixel
@@ -141,11 +157,11 @@ class TestContract:
             marked[16:30, 16:30, -1] = 1023
             assert model.inspect(marked).score > model.inspect(pictures[1][..., :channels]).score
 
-    def test_file_carries_what_is_needed(self, name: str, gear: Samples, tmp_path: Path) -> None:
-        model = blemish.fit(gear, method=name, size=SIZE, options=OPTIONS.get(name, {}))
+    def test_file_carries_what_is_needed(self, name: str, fits: Fits, tmp_path: Path) -> None:
+        model = fits.model(name)
         model.save(tmp_path / "gear.blemish")
         opened = blemish.load(tmp_path / "gear.blemish")
-        sample = gear.role(Role.TEST)[-1]
+        sample = fits.gear.role(Role.TEST)[-1]
         before, after = model.inspect(sample.read()), opened.inspect(sample.read())
         assert before.score == after.score
         assert np.array_equal(before.map, after.map)
