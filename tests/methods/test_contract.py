@@ -74,9 +74,7 @@ def fits(gear: Samples) -> Fits:
     return Fits(gear)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in method_names()]
-)
+@pytest.mark.parametrize("name", method_names())
 class TestContract:
     def test_describes_itself(self, name: str) -> None:
         method = method_class(name)
