@@ -189,6 +189,22 @@ def ablations(result: Mapping[str, Any], _: Mapping[str, Any], *, rate: str = "i
         yield [study, variant, *(f"{fmean(values):.1f}" if values else NONE for values in found)]
 
 
+def strangeness(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
+    """Means over products: pixel AP, and image AUROC with each score."""
+    records = result["records"]
+    painters = list(dict.fromkeys(record["painted"] for record in records))
+    scores = list(records[0]["by_score"])
+    yield ["counts", *(f"{painter}: {kind}" for painter in painters for kind in ("pixel AP", *scores))]
+    for weight in dict.fromkeys(record["weight"] for record in records):
+        row = [f"{weight:g}"]
+        for painter in painters:
+            own = [r for r in records if (r["weight"], r["painted"]) == (weight, painter)]
+            rates = [fmean(record["pixel_ap"] for record in own)]
+            rates += [fmean(record["by_score"][kind] for record in own) for kind in scores]
+            row += [f"{100 * rate:.1f}" for rate in rates]
+        yield row
+
+
 def seeds(records: Sequence[Mapping[str, Any]]) -> str:
     """Means over seeds, the spread of the first rate, and the medians of time."""
     if not records:
@@ -213,9 +229,11 @@ DOCUMENTS: Mapping[str, Mapping[str, Shown]] = {
     "docs/reb.md": {
         "reb-cells": Shown("reb-cells", reb_cells),
         "reb-ablations": Shown("reb-ablations", ablations),
+        "reb-rates": Shown("choices-adaptation-unseen", choices),
     },
     "docs/fractalad.md": {
         "maps": Shown("fractalad", maps),
+        "strangeness": Shown("strangeness", strangeness),
         "fractalad-choices": Shown("choices-fractalad", choices),
         "fractalad-choices-map": Shown("choices-fractalad", partial(choices, rate="pixel_ap")),
     },
