@@ -1,5 +1,7 @@
 """fit() and load() as a program calls them."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -74,3 +76,11 @@ def test_the_budget_bounds_the_bank() -> None:
     rows = model.manifest["facts"]["bank_rows"]
     assert 60 < rows < 100
     assert rows * (152 + 2) * 4 <= 0.05e6
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells it so")
+def test_the_peak_of_memory_is_not_that_of_the_process_before() -> None:
+    held = np.ones(400_000_000, np.uint8)
+    script = "from blemish.api import peak_rss_mb\nprint(peak_rss_mb())"
+    told = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    assert 10 < float(told) < held.nbytes / 1e6
