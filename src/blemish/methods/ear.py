@@ -14,7 +14,7 @@ for skips that are off; and, to compare with, random masks, no masks, and RIAD's
 import math
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -370,14 +370,7 @@ class EAR:
         return self.scorer(task, run)
 
     def leave_one_out(self, train: Samples, run: Run) -> Iterator[nn.Module]:
-        alone = replace(run, checkpoint=None, resume=False)
-
-        def fitted(half: Samples) -> nn.Module:
-            task = self.task(half, alone)
-            _training.train(task, alone, {})
-            return self.scorer(task, alone)
-
-        return _training.by_halves(train, fitted)
+        return _training.by_halves(train, run, self.task, self.scorer)
 
     def look(self, train: Samples, run: Run) -> None:
         """What is hidden of each training picture, one bit a pixel: it depends on the picture alone."""

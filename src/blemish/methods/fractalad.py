@@ -16,7 +16,7 @@ lists both by name). Faint defects of other kinds, painted on good pictures kept
 import math
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -348,14 +348,7 @@ class FractalAD:
         return self.task(train, run)
 
     def leave_one_out(self, train: Samples, run: Run) -> Iterator[nn.Module]:
-        alone = replace(run, checkpoint=None, resume=False)
-
-        def fitted(half: Samples) -> FractalScorer:
-            task = self.task(half, alone)
-            _training.train(task, alone, {})
-            return self.scorer(task, alone)
-
-        return _training.by_halves(train, fitted)
+        return _training.by_halves(train, run, self.task, self.scorer)
 
     def scorer(self, task: Segmenting, run: Run) -> FractalScorer:
         pair, good = task.network.cpu(), task.aside

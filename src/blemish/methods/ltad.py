@@ -166,7 +166,7 @@ class LTAD:
             half = train.with_items(sample for sample in train if sample.name in names)
             return self.learned(*self.tasks(half, alone), half, alone, {})
 
-        return _training.by_halves(train, fitted)
+        return _training.each_half(train, fitted)
 
     def look(self, train: Samples, run: Run) -> None:
         """What the tower sees of every picture: found once."""

@@ -11,9 +11,10 @@ does: what varies most in good pictures would hide small defects; a smaller netw
 for two CPU cores; and which product a picture shows, by the means of its map.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil, sqrt
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -196,8 +197,8 @@ class Turns(_training.Task):
         """How far off good pictures kept aside are, without noise; every product counts alike."""
         return float(np.mean([self.off(self.aside.klass(name)) for name in self.aside.classes]))
 
-    def off(self, good: Samples) -> float:
-        raise NotImplementedError
+    @abstractmethod
+    def off(self, good: Samples) -> float: ...
 
 
 class Rebuilding(Turns):
@@ -289,14 +290,7 @@ class UniAD:
         return self.scorer(task, run)
 
     def leave_one_out(self, train: Samples, run: Run) -> Iterator[nn.Module]:
-        alone = replace(run, checkpoint=None, resume=False)
-
-        def fitted(half: Samples) -> UniadScorer:
-            task = self.task(half, alone)
-            _training.train(task, alone, {})
-            return self.scorer(task, alone)
-
-        return _training.by_halves(train, fitted)
+        return _training.by_halves(train, run, self.task, self.scorer)
 
     def look(self, train: Samples, run: Run) -> None:
         backbone = run.load_backbone().requires_grad_(False)
