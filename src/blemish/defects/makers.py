@@ -135,8 +135,8 @@ def make(
     return maker.draw(rng, source, index % len(source), augment=augment, compat=compat)
 
 
-def faint(source: Source, count: int, *, seed: int) -> Faint:
-    """`count` pictures with one DefectMaker defect each, faded to 15–70 %.
+def faint(source: Source, count: int, *, seed: int, opacity: tuple[float, float] = (0.15, 0.7)) -> Faint:
+    """`count` pictures with one DefectMaker defect each, faded to between these shares.
 
     Faded until methods differ: at full strength every one of them tells painted pictures from good ones.
     """
@@ -146,7 +146,7 @@ def faint(source: Source, count: int, *, seed: int) -> Faint:
         found = make("dm6", source, number, seed=seed, epoch=FAINT + draw, augment=False)
         kind = rng.integers(1, len(found.views))
         clean, view = found.views[0].astype(np.float32), found.views[kind]
-        pictures.append(np.rint(clean + rng.uniform(0.15, 0.7) * (view - clean)).astype(np.uint8))
+        pictures.append(np.rint(clean + rng.uniform(*opacity) * (view - clean)).astype(np.uint8))
         masks.append(found.masks[kind])
     return Faint(np.stack(pictures), np.stack(masks), numbers)
 

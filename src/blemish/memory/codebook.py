@@ -30,13 +30,12 @@ class Codes(nn.Module):
         turned = turn(codes)
         self.codes: Tensor
         self.register_buffer("codes", codes)
-        self.mean: Tensor
-        self.register_buffer("mean", turn.mean)
-        # Squared distances but for what all codes share, which the softmax takes out.
+        # Squared distances but for what all codes share, which the softmax takes out. A constant 1 at the end
+        # of every vector brings in what does not depend on it: one product ranks all codes.
+        search = 2 / spread * turn.matrix @ turned.T
+        constant = -turn.mean @ search - turned.square().sum(1) / spread
         self.search: Tensor
-        self.register_buffer("search", (2 / spread * turn.matrix @ turned.T).contiguous())
-        self.norms: Tensor
-        self.register_buffer("norms", turned.square().sum(1) / spread)
+        self.register_buffer("search", torch.cat([search, constant[None]]).contiguous())
 
     @classmethod
     def of(cls, vectors: Tensor, count: int, *, seed: int) -> Self:
@@ -54,8 +53,8 @@ class Codes(nn.Module):
         return cls(codes, turn, max(BLEND * float(apart), 1e-6))
 
     def forward(self, vectors: Tensor) -> Tensor:
-        shares = ((vectors - self.mean) @ self.search - self.norms).softmax(-1)
-        return shares @ self.codes
+        ones = torch.ones_like(vectors[..., :1])
+        return (torch.cat([vectors, ones], -1) @ self.search).softmax(-1) @ self.codes
 
 
 def means(vectors: Tensor, group: Tensor, otherwise: Tensor) -> Tensor:

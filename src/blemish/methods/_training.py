@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from hashlib import blake2b
 from importlib import import_module
@@ -203,23 +203,6 @@ def each_half(images: Samples, fitted: Callable[[Samples], nn.Module]) -> Iterat
     scorers = [fitted(images.with_items(half)) for half in (images.items[1::2], images.items[::2])]
     for number in range(len(images)):
         yield scorers[number % 2]
-
-
-def by_halves(
-    images: Samples,
-    run: Run,
-    task: Callable[[Samples, Run], Any],
-    scorer: Callable[[Any, Run], nn.Module],
-) -> Iterator[nn.Module]:
-    """The same, of a method that trains once."""
-    alone = replace(run, checkpoint=None, resume=False)
-
-    def fitted(half: Samples) -> nn.Module:
-        one = task(half, alone)
-        train(one, alone, {})
-        return scorer(one, alone)
-
-    return each_half(images, fitted)
 
 
 def train(task: Task, run: Run, key: Mapping[str, Any]) -> list[float]:

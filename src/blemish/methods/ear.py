@@ -28,6 +28,7 @@ from blemish.defects import faint
 from blemish.errors import UsageError
 from blemish.methods import _training
 from blemish.methods._contract import Run
+from blemish.methods._once import TrainsOnce
 from blemish.methods._registry import register
 from blemish.nets.attention import Attention
 from blemish.nets.masking import Constant, Hiding, Masking, excise
@@ -330,7 +331,7 @@ class Inpainting(_training.Task):
 
 
 @register
-class EAR:
+class EAR(TrainsOnce):
     name: ClassVar[str] = "ear"
     Config: ClassVar[type] = Config
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -346,14 +347,9 @@ class EAR:
         },
     }
     outputs: tuple[str, ...] = ("pred_score", "anomaly_map", "note_capped")
-    told_classes = 0
     notes: ClassVar[dict[str, str]] = {
         "note_capped": "More than half of the picture is conspicuous: the most conspicuous half was hidden."
     }
-
-    def __init__(self, config: Any) -> None:
-        self.config = config
-        self.chosen: dict[str, Any] = {}
 
     def fit(self, train: Samples, run: Run) -> nn.Module:
         self.look(train, run)
@@ -365,12 +361,7 @@ class EAR:
             f"{task.updates} updates of {self.config.batch}, about {one.seconds * task.updates:.0f} s at "
             "most."
         )
-        losses = _training.train(task, run, _training.key(self.name, self.config, run.source(train), run))
-        self.chosen |= {"updates": len(losses), "loss": float(np.mean(losses[-20:])) if losses else None}
-        return self.scorer(task, run)
-
-    def leave_one_out(self, train: Samples, run: Run) -> Iterator[nn.Module]:
-        return _training.by_halves(train, run, self.task, self.scorer)
+        return self.learned(task, run, run.source(train))
 
     def look(self, train: Samples, run: Run) -> None:
         """What is hidden of each training picture, one bit a pixel: it depends on the picture alone."""
@@ -436,6 +427,3 @@ class EAR:
 
     def weights(self, scorer: nn.Module) -> dict[str, Tensor]:
         return {name: value.cpu().contiguous() for name, value in scorer.state_dict().items()}
-
-    def facts(self) -> dict[str, Any]:
-        return dict(self.chosen)

@@ -14,7 +14,7 @@ lists both by name). Faint defects of other kinds, painted on good pictures kept
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +31,7 @@ from blemish.memory.codebook import Codes
 from blemish.memory.strangeness import Remembered, Strangeness, means
 from blemish.methods import _training
 from blemish.methods._contract import Run
+from blemish.methods._once import TrainsOnce
 from blemish.methods._registry import register
 from blemish.nets.distillation import (
     Codebook,
@@ -312,7 +313,7 @@ def maker_of(config: Config, source: Source) -> FractalMaker:
 
 
 @register
-class FractalAD:
+class FractalAD(TrainsOnce):
     name: ClassVar[str] = "fractalad"
     Config: ClassVar[type] = Config
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -320,13 +321,6 @@ class FractalAD:
         "full": {"updates": 2000, "patience": 6},
         "paper": PAPER,
     }
-    outputs: tuple[str, ...] = ("pred_score", "anomaly_map")
-    told_classes = 0
-    notes: ClassVar[dict[str, str]] = {}
-
-    def __init__(self, config: Any) -> None:
-        self.config = config
-        self.chosen: dict[str, Any] = {}
 
     def fit(self, train: Samples, run: Run) -> FractalScorer:
         task = self.prepared(train, run)
@@ -337,18 +331,13 @@ class FractalAD:
             "expected_seconds": round(seconds),
         }
         run.say(self.words(train, task, seconds))
-        losses = _training.train(task, run, _training.key(self.name, self.config, task.source, run))
-        self.chosen |= {"updates": len(losses), "loss": float(np.mean(losses[-20:])) if losses else None}
-        return self.scorer(task, run)
+        return self.learned(task, run, task.source)
 
     def prepared(self, train: Samples, run: Run) -> Segmenting:
         backbone = run.load_backbone().requires_grad_(False)
         self.teacher = Stages(backbone, stage_taps(backbone))
         self.chosen |= {"weights_licence": backbone.licence, **self.student_pays(train, run)}
         return self.task(train, run)
-
-    def leave_one_out(self, train: Samples, run: Run) -> Iterator[nn.Module]:
-        return _training.by_halves(train, run, self.task, self.scorer)
 
     def scorer(self, task: Segmenting, run: Run) -> FractalScorer:
         pair, good = task.network.cpu(), task.aside
@@ -433,6 +422,3 @@ class FractalAD:
 
     def weights(self, scorer: FractalScorer) -> dict[str, Tensor]:
         return {name: value.cpu().contiguous() for name, value in scorer.pair.state_dict().items()}
-
-    def facts(self) -> dict[str, Any]:
-        return dict(self.chosen)

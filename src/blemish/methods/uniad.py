@@ -12,7 +12,6 @@ for two CPU cores; and which product a picture shows, by the means of its map.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from math import ceil, sqrt
@@ -28,6 +27,7 @@ from blemish.errors import UsageError
 from blemish.methods import _training
 from blemish.methods._contract import Run
 from blemish.methods._features import Features, features, picture_key
+from blemish.methods._once import TrainsOnce
 from blemish.methods._registry import register
 from blemish.nets.maps import Likeness, Stacked, grid_of
 from blemish.nets.uniad import Principal, Reconstruction, image_score, jitter, reconstruction_error
@@ -257,7 +257,7 @@ def spared(train: Samples, seed: int, *, wanted: bool) -> tuple[Samples, Samples
 
 
 @register
-class UniAD:
+class UniAD(TrainsOnce):
     name: ClassVar[str] = "uniad"
     Config: ClassVar[type] = Config
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -265,13 +265,6 @@ class UniAD:
         "full": {"updates": 3200, "patience": 16},
         "paper": PAPER,
     }
-    outputs: tuple[str, ...] = ("pred_score", "anomaly_map")
-    told_classes = 0
-    notes: ClassVar[dict[str, str]] = {}
-
-    def __init__(self, config: Any) -> None:
-        self.config = config
-        self.chosen: dict[str, Any] = {}
 
     def fit(self, train: Samples, run: Run) -> UniadScorer:
         self.look(train, run)
@@ -284,13 +277,7 @@ class UniAD:
             f"about {one.seconds * task.updates:.0f} s at most."
         )
         pictures = "".join(f"{sample.klass} {picture_key(run.picture(sample))} " for sample in train)
-        key = _training.key(self.name, self.config, pictures.encode(), run)
-        losses = _training.train(task, run, key)
-        self.chosen |= {"updates": len(losses), "loss": float(np.mean(losses[-20:])) if losses else None}
-        return self.scorer(task, run)
-
-    def leave_one_out(self, train: Samples, run: Run) -> Iterator[nn.Module]:
-        return _training.by_halves(train, run, self.task, self.scorer)
+        return self.learned(task, run, pictures.encode())
 
     def look(self, train: Samples, run: Run) -> None:
         backbone = run.load_backbone().requires_grad_(False)
@@ -321,6 +308,3 @@ class UniAD:
 
     def weights(self, scorer: UniadScorer) -> dict[str, Tensor]:
         return {name: value.cpu().contiguous() for name, value in scorer.rebuilder.state_dict().items()}
-
-    def facts(self) -> dict[str, Any]:
-        return dict(self.chosen)
