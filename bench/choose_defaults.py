@@ -6,12 +6,15 @@ Of each data set's good training images at most 130 are taken and a quarter of t
 ones are the good side; the bad side is the same pictures with one defect of REB's DefectMaker each, faded to
 between 15 and 70 % so that the task stays hard. What counts is the image AUROC between the two, and for a
 method whose point is the map its pixel AP, averaged over data sets and draws. The three products of the demo
-set are added unless told. Results go into bench/results/choices….json as soon as they are there.
+set are added unless told. With --learn N it is N images that are learnt from, or three quarters where there
+are fewer, and up to 100 others that are held out: what helps with few images is seen on products of many.
+Results go into bench/results/choices….json as soon as they are there.
 """
 
 import argparse
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from unseen import unseen
 
 SIZE = (256, 256)
 MOST_IMAGES = 130
+MOST_HELD = 100
 PAINTED = 96
 Variants = dict[str, tuple[str, dict[str, Any]]]
 BANKS: Variants = {
@@ -85,36 +89,69 @@ UNIAD: Variants = {
     "for comparison: knn": ("knn", {}),
     **{f"whitened {power:g}": ("uniad", {"whiten": power}) for power in (0.0, 0.5, 1.0)},
 }
-PAINTERS = {"faint": defects.faint, "unseen": unseen}
-VARIANTS = {"banks": BANKS, "fractalad": FRACTALAD, "ear": EAR, "adaptation": ADAPTATION, "uniad": UNIAD}
+# What is taken off distances is an average over images: with few of them it may do harm.
+FEW: Variants = {
+    "knn": ("knn", {}),
+    "reb, alpha 0.5": ("reb", {"alpha": 0.5}),
+    "reb, alpha 0.5, without places": ("reb", {"alpha": 0.5, "places": False}),
+    "reb, alpha 1": ("reb", {"alpha": 1.0}),
+    "reb, alpha 1, without places": ("reb", {"alpha": 1.0, "places": False}),
+}
+TAPS: Variants = {
+    " + ".join(taps): ("reb", {"alpha": 0.5, "taps": taps})
+    for taps in (
+        ("s8", "s16"),
+        ("s8",),
+        ("s16",),
+        ("s8", "s16a"),
+        ("s8", "s16a", "s16"),
+        ("s4", "s8", "s16"),
+        ("s8", "s16", "s32a"),
+        ("s8", "s4", "s16"),
+        ("s8", "s4", "s16a", "s16"),
+    )
+}
+PAINTERS: dict[str, Callable[..., defects.Faint]] = {
+    "faint": defects.faint,
+    "strong": partial(defects.faint, opacity=(0.8, 1.0)),
+    "unseen": unseen,
+}
+VARIANTS = {
+    "banks": BANKS,
+    "fractalad": FRACTALAD,
+    "ear": EAR,
+    "adaptation": ADAPTATION,
+    "uniad": UNIAD,
+    "few": FEW,
+    "taps": TAPS,
+}
 
 Pictures = NDArray[np.uint8]
 
 
-def good_pictures(samples: Samples, seed: int) -> tuple[Pictures, Pictures]:
+def good_pictures(samples: Samples, seed: int, learn: int | None = None) -> tuple[Pictures, Pictures]:
     """Those to learn from, and those held out."""
     good = samples.role(Role.TRAIN)
-    order = np.random.default_rng([seed, len(good)]).permutation(len(good))[:MOST_IMAGES]
+    most = MOST_IMAGES if learn is None else learn + MOST_HELD
+    order = np.random.default_rng([seed, len(good)]).permutation(len(good))[:most]
     images = [good[int(i)].read() for i in order]
     fmt = PixelFormat.of((str(i), image) for i, image in enumerate(images))
     pictures = np.stack([to_rgb8(resize(image, SIZE), fmt) for image in images])
-    held = max(8, len(pictures) // 4)
+    held = max(8, len(pictures) // 4, 0 if learn is None else len(pictures) - learn)
     return pictures[held:], pictures[:held]
 
 
-def measured(
-    train: Pictures, held: Pictures, bad: defects.Faint, *, method: str, options: dict[str, Any], seed: int
-) -> dict[str, Any]:
-    model = blemish.fit(list(train), method=method, options=options, size=SIZE, seed=seed)
+def measured(model: blemish.Inspector, held: Pictures, bad: defects.Faint) -> dict[str, Any]:
     found = [model.raw(picture) for picture in (*held, *bad.pictures)]
     masks = np.concatenate([np.zeros((len(held), *SIZE), bool), bad.masks])
     image = image_metrics([raw.scores[0] for raw in found], [False] * len(held) + [True] * len(bad.pictures))
     pixels = pixel_metrics(lambda: zip((raw.maps[0] for raw in found), masks, strict=True))
+    heat = [raw.maps[0] for raw in found]
     return {
         "image_auroc": image.auroc,
         "pixel_ap": pixels.ap,
         "fit_seconds": model.manifest["fit_seconds"],
-        "by_score": by_score([raw.maps[0] for raw in found], len(held)) if method == "fractalad" else None,
+        "by_score": by_score(heat, len(held)) if model.manifest["method"] == "fractalad" else None,
     }
 
 
@@ -144,22 +181,31 @@ def main() -> None:
     parser.add_argument("--of", choices=VARIANTS, default="banks")
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument(
-        "--painted", choices=PAINTERS, default="faint", help="unseen: as no maker paints them"
+        "--painted", default="faint", help=f"of {', '.join(PAINTERS)}; unseen: as no maker paints them"
     )
+    parser.add_argument("--learn", type=int, help="images to learn from, where there are more")
     parser.add_argument("--only-folders", action="store_true", help="leave the demo set out")
     given = parser.parse_args()
-    parts = [given.of] * (given.of != "banks") + [given.painted] * (given.painted != "faint")
-    store = Store(RESULTS / f"{'-'.join(['choices', *parts])}.json")
+    stores = {painted: store(given.of, painted) for painted in given.painted.split(",")}
     for name, seed, samples in rounds(
         given.folders, [int(seed) for seed in given.seeds.split(",")], not given.only_folders
     ):
-        train, held = good_pictures(samples, seed)
+        train, held = good_pictures(samples, seed, given.learn)
         source = defects.Source(held, defects.foregrounds(held))
-        bad = PAINTERS[given.painted](source, PAINTED, seed=seed)
+        bad = {painted: PAINTERS[painted](source, PAINTED, seed=seed) for painted in stores}
         for variant, (method, options) in VARIANTS[given.of].items():
             key = {"dataset": name, "seed": seed, "variant": variant}
-            if not store.has(key):
-                store.add(key, measured(train, held, bad, method=method, options=options, seed=seed))
+            wanted = [painted for painted in stores if not stores[painted].has(key)]
+            if not wanted:
+                continue
+            model = blemish.fit(list(train), method=method, options=options, size=SIZE, seed=seed)
+            for painted in wanted:
+                stores[painted].add(key, measured(model, held, bad[painted]))
+
+
+def store(of: str, painted: str) -> Store:
+    parts = [of] * (of != "banks") + [painted] * (painted != "faint")
+    return Store(RESULTS / f"{'-'.join(['choices', *parts])}.json")
 
 
 if __name__ == "__main__":

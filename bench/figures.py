@@ -63,13 +63,15 @@ def accuracy(result: Mapping[str, Any], peer: Mapping[str, Any]) -> Table:
 
 
 def maps(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
-    """All methods and presets of the same bench, with what tells how well they show the defect."""
-    shown = [group for group in result["groups"] if group["backbone"] == "lite0" and not group["options"]]
+    """Beside the methods of the README's bench, with what tells how well they show the defect."""
+    others = [stored(RESULTS / f"{name}.json")["groups"] for name in ("accuracy", "fractalad-full")]
+    every = [*others[0], *result["groups"], *others[1]]
+    shown = [group for group in every if group["backbone"] == "lite0" and not group["options"]]
     columns = list(dict.fromkeys((group["method"], group["preset"]) for group in shown))
     yield ["data set", *(" ".join(column) for column in columns)]
     for name in dict.fromkeys(group["dataset"] for group in shown):
         own = {(group["method"], group["preset"]): group for group in shown if group["dataset"] == name}
-        yield [f"`{name}`", *(ours(own.get(column), MAP_RATES, latency=True) for column in columns)]
+        yield [f"`{name}`", *(rates(own.get(column), MAP_RATES) for column in columns)]
 
 
 def as_shipped(group: Mapping[str, Any]) -> bool:
@@ -77,17 +79,18 @@ def as_shipped(group: Mapping[str, Any]) -> bool:
     return settings == ("fast", "lite0", [256, 256], {})
 
 
-def ours(group: Mapping[str, Any] | None, kinds: Sequence[str] = RATES, *, latency: bool = False) -> str:
+def ours(group: Mapping[str, Any] | None) -> str:
+    return NONE if group is None else f"{rates(group, RATES)}, {group['fit_seconds']['mean']:.0f} s"
+
+
+def rates(group: Mapping[str, Any] | None, kinds: Sequence[str]) -> str:
     if group is None:
         return NONE
-    rates = [NONE if group[rate]["mean"] is None else f"{100 * group[rate]['mean']:.1f}" for rate in kinds]
+    told = [NONE if group[rate]["mean"] is None else f"{100 * group[rate]['mean']:.1f}" for rate in kinds]
     for place, rate in enumerate(kinds):
         if rate in ("image_auroc", "pixel_ap") and group[rate]["std"] is not None:
-            rates[place] += f" ± {100 * group[rate]['std']:.1f}"
-    taken = f"{group['fit_seconds']['mean']:.0f} s"
-    if latency:
-        taken += f", {group['ms_p50']['mean']:.0f} ms"
-    return f"{' / '.join(rates)}, {taken}"
+            told[place] += f" ± {100 * group[rate]['std']:.1f}"
+    return " / ".join(told)
 
 
 def theirs(known: Mapping[str, Any] | None) -> str:
@@ -100,6 +103,15 @@ def coreset(known: Mapping[str, Any]) -> str:
     return f" ({known['coreset']:g} %)" if "coreset" in known else ""
 
 
+SPEEDS = (
+    ("most memory while fitting", "fit_rss", "GB"),
+    ("the graph alone, p50 / p95 / p99", "graph", "ms"),
+    ("from file to verdict, p50 / p95 / p99", "verdict", "ms"),
+    ("`blemish inspect` of one picture, whole process", "inspect", "s"),
+)
+"""Of each method: what, its name in the results, and the unit to tell it in."""
+
+
 def speed(result: Mapping[str, Any], peer: Mapping[str, Any]) -> Table:
     found, known = result["figures"], peer["speed"]
     if result["dataset"] != known["dataset"]:
@@ -107,10 +119,7 @@ def speed(result: Mapping[str, Any], peer: Mapping[str, Any]) -> Table:
     yield ["", *METHODS, *(f"{peer['name']} {name}{coreset(known[name])}" for name in PEERS)]
     for label, figure, unit in (
         (f"fit on `{known['dataset']}`", "fit", "s"),
-        ("most memory while fitting", "fit_rss", "GB"),
-        ("the graph alone, p50 / p95 / p99", "graph", "ms"),
-        ("from file to verdict, p50 / p95 / p99", "verdict", "ms"),
-        ("`blemish inspect` of one picture, whole process", "inspect", "s"),
+        *SPEEDS,
         ("`--help`, whole process", "help", "s"),
         ("`import blemish`, whole process", "import", "s"),
     ):
@@ -119,6 +128,28 @@ def speed(result: Mapping[str, Any], peer: Mapping[str, Any]) -> Table:
             *(measured(found, method, figure, unit) for method in METHODS),
             *(quoted(known[name].get(figure), unit) for name in PEERS),
         ]
+
+
+def speeds(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
+    """Of methods beside each other, without peers."""
+    found = result["figures"]
+    methods = list(dict.fromkeys(name.partition(".")[0] for name in found if "." in name))
+    yield ["", *methods]
+    for label, figure, unit in ((f"fit on `{result['dataset']}`", "fit", "s"), *SPEEDS):
+        yield [label, *(measured(found, method, figure, unit) for method in methods)]
+
+
+def painting(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
+    names = list(dict.fromkeys(record["dataset"] for record in result["records"]))
+    yield ["painted pictures a second", "threads", *(f"`{name}`" for name in names)]
+    kinds = dict.fromkeys((record["what"], record["threads"]) for record in result["records"])
+    for what, threads in kinds:
+        own = {r["dataset"]: r for r in result["records"] if (r["what"], r["threads"]) == (what, threads)}
+        yield [what, str(threads), *(middle_of(own[name]) if name in own else NONE for name in names)]
+
+
+def middle_of(record: Mapping[str, Any]) -> str:
+    return f"{record['median']:.0f} ({record['min']:.0f}–{record['max']:.0f})"
 
 
 def measured(found: Mapping[str, Any], method: str, figure: str, unit: str) -> str:
@@ -153,6 +184,28 @@ def choices(result: Mapping[str, Any], _: Mapping[str, Any], *, rate: str = "ima
         known = [mean for mean in means if mean is not None]
         overall = fmean(known) if len(known) == len(means) else None
         yield [variant, *(NONE if mean is None else f"{100 * mean:.1f}" for mean in (overall, *means))]
+
+
+def by_sort(result: Mapping[str, Any], _: Mapping[str, Any], *, of: str) -> Table:
+    """The same variants on defects of each sort: means over data sets, and each of them."""
+    records = {
+        sort: stored(RESULTS / f"choices-{of}-{sort}.json")["records"] for sort in ("strong", "unseen")
+    }
+    records["faint"] = result["records"]
+    names = sorted({record["dataset"] for record in result["records"]})
+    yield ["defects", "", "mean", *(f"`{name}`" for name in names)]
+    for sort in ("strong", "faint", "unseen"):
+        for variant, *rates in list(choices({"records": records[sort]}, {}))[1:]:
+            yield [sort, variant, *rates]
+
+
+def paired(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
+    """Means over seeds; the error is that of one seed, for all have the same test pictures."""
+    yield ["data set", "good / bad test pictures", "LDKNN less kNN", "standard error"]
+    for name in dict.fromkeys(record["dataset"] for record in result["records"]):
+        own = [record for record in result["records"] if record["dataset"] == name]
+        gain, error = (100 * fmean(record[kind] for record in own) for kind in ("gain", "error"))
+        yield [f"`{name}`", f"{own[0]['good']} / {own[0]['bad']}", f"{gain:+.1f}", f"{error:.1f}"]
 
 
 CELLS = [
@@ -225,14 +278,23 @@ class Shown(NamedTuple):
 
 DOCUMENTS: Mapping[str, Mapping[str, Shown]] = {
     "README.md": {"accuracy": Shown("accuracy", accuracy), "speed": Shown("speed", speed)},
-    "docs/choices.md": {"choices": Shown("choices", choices)},
+    "docs/choices.md": {
+        "choices": Shown("choices", choices),
+        "few": Shown("choices-few", partial(by_sort, of="few")),
+        "taps": Shown("choices-taps", partial(by_sort, of="taps")),
+    },
     "docs/reb.md": {
         "reb-cells": Shown("reb-cells", reb_cells),
         "reb-ablations": Shown("reb-ablations", ablations),
         "reb-rates": Shown("choices-adaptation-unseen", choices),
+        "reb-paired": Shown("reb-paired", paired),
+        "painting": Shown("painting", painting),
     },
     "docs/fractalad.md": {
         "maps": Shown("fractalad", maps),
+        "speeds": Shown("speed-fractalad", speeds),
+        "fractalad-ablations": Shown("fractalad-ablations", ablations),
+        "fractalad-ablations-map": Shown("fractalad-ablations", partial(ablations, rate="pixel_ap")),
         "strangeness": Shown("strangeness", strangeness),
         "fractalad-choices": Shown("choices-fractalad", choices),
         "fractalad-choices-map": Shown("choices-fractalad", partial(choices, rate="pixel_ap")),

@@ -2,21 +2,27 @@
 
     python bench/reb.py cells ../shared/data/screw … --weights ../shared/weights/resnet18….safetensors
     python bench/reb.py ablations ../shared/data/screw …
+    python bench/reb.py paired ../shared/data/screw …
 
-Each result goes into bench/results/reb-cells.json or reb-ablations.json as soon as it is there, and the same
+Each result goes into bench/results/reb-….json as soon as it is there, and the same
 command goes on where an interrupted one was. `python bench/figures.py` makes the tables of docs/reb.md.
 """
 
 import argparse
+import math
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from safetensors.numpy import load, save_file
 
 import blemish
+from blemish import data
+from blemish.images import write_png
 from records import RESULTS, Store, measured
 
 ADAPTED = "patches.backbone."
@@ -33,7 +39,8 @@ class Variant:
     name: str
     options: dict[str, Any] = field(default_factory=dict)
     few_shot: int | None = None
-    method: str = "reb"
+    anywhere: bool = False
+    """Whether defects are painted on the background, too."""
 
 
 ABLATIONS = (
@@ -84,6 +91,7 @@ PROXIES = (
         Variant("adaptation", maker, PLAIN | SHORT | {"maker": maker})
         for maker in ("dm6", "cut3", "noise3", "blob2", "scar2", "clump2", "cutpaste3", "draem2")
     ),
+    Variant("adaptation", "dm6, painted anywhere", PLAIN | SHORT, anywhere=True),
     Variant("adaptation", "dm6, batch norms train", PLAIN | SHORT | {"batch_norm": "train"}),
     Variant("adaptation", "dm6, early blocks train", PLAIN | SHORT | {"early": "train"}),
     Variant("adaptation", "dm6, a tenth of the learning rate", PLAIN | SHORT | {"learning_rate": 0.003}),
@@ -124,17 +132,57 @@ def cells(folder: Path, seeds: list[int], weights: Path | None, store: Store) ->
             measure("lite0", "adapted", "kNN", 0, blemish.fit, method="knn", weights=adapted)
 
 
+def paired(folder: Path, seeds: list[int], store: Store) -> None:
+    """LDKNN less plain nearest neighbours on the same pictures, and the standard error of that."""
+    test = data.read(folder).role(data.Role.TEST)
+    bad = torch.tensor([sample.bad for sample in test])
+    for seed in seeds:
+        key = {"dataset": folder.name, "seed": seed}
+        if store.has(key):
+            continue
+        wins, seconds = {}, {}
+        for scorer, method in METHODS.items():
+            model = blemish.fit(folder, method=method, seed=seed)
+            scores = torch.tensor([model.inspect(sample.read()).score for sample in test])
+            good, defective = scores[~bad], scores[bad]
+            wins[scorer] = (defective[:, None] > good).float() + 0.5 * (defective[:, None] == good)
+            seconds[scorer] = model.manifest["fit_seconds"]
+        gain = wins["LDKNN"] - wins["kNN"]
+        record = {"good": gain.shape[1], "bad": len(gain), "gain": float(gain.mean()), "error": error(gain)}
+        rates = {"image_auroc": float(wins["LDKNN"].mean()), "fit_seconds": sum(seconds.values())}
+        store.add(key, record | rates)
+
+
+def error(gains: torch.Tensor) -> float:
+    """Standard error of the mean of `gains` (bad, good): by the spread of each side's own means."""
+    return math.sqrt(sum(float(side.var()) / len(side) for side in (gains.mean(0), gains.mean(1))))
+
+
 def ablations(folder: Path, variants: Iterator[Variant], store: Store) -> None:
     for variant in variants:
         key = {"dataset": folder.name, "study": variant.study, "variant": variant.name}
-        if not store.has(key):
-            model = blemish.fit(folder, method="reb", options=variant.options, few_shot=variant.few_shot)
-            store.add(key, measured(model, folder))
+        if store.has(key):
+            continue
+        given: dict[str, Any] = {"options": variant.options, "few_shot": variant.few_shot}
+        with tempfile.TemporaryDirectory() as place:
+            if variant.anywhere:
+                given["foreground"] = everywhere(data.read(folder), Path(place))
+            store.add(key, measured(blemish.fit(folder, method="reb", **given), folder))
+
+
+def everywhere(samples: data.Samples, place: Path) -> Path:
+    """Masks that call all of every picture the product."""
+    for sample in samples.role(data.Role.TRAIN):
+        mask = np.full(sample.read().shape[:2], 255, np.uint8)
+        file = (place / sample.name).with_suffix(".png")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_png(file, mask)
+    return place
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=("cells", "ablations", "proxies"))
+    parser.add_argument("what", choices=("cells", "paired", "ablations", "proxies"))
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument(
         "--seeds", default="0,1,2", help="of the cells that take seconds; adapted ones have 0"
@@ -142,9 +190,11 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="of a ResNet-18, for its column of the cells")
     given = parser.parse_args()
     for folder in given.folders:
+        seeds = [int(seed) for seed in given.seeds.split(",")]
         if given.what == "cells":
-            seeds = [int(seed) for seed in given.seeds.split(",")]
             cells(folder, seeds, given.weights, Store(RESULTS / "reb-cells.json"))
+        elif given.what == "paired":
+            paired(folder, seeds, Store(RESULTS / "reb-paired.json"))
         else:
             variants = ABLATIONS if given.what == "ablations" else PROXIES
             ablations(folder, iter(variants), Store(RESULTS / "reb-ablations.json"))

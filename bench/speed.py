@@ -1,8 +1,9 @@
 """How long things take and how much memory they hold, in processes that have done nothing else before.
 
     python bench/speed.py --data ../shared/data/screw --json bench/results/speed.json
+    python bench/speed.py --data … --methods knn,fractalad --json bench/results/speed-fractalad.json
 
-Of RUNS repetitions the median is told, with the least and the most.
+Of some repetitions the median is told, with the least and the most.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -24,8 +25,6 @@ from blemish import data
 from blemish.data import Role
 from blemish.evaluate.bench import machine, versions
 
-RUNS = 5
-METHODS = ("knn", "reb")
 WARM_UP, GRAPH_RUNS = 30, 300
 PERCENTILES = (50, 95, 99)
 QUIET = 0.5
@@ -53,11 +52,11 @@ def spent(*arguments: str) -> tuple[float, float]:
     return seconds, usage.ru_maxrss * RSS_UNIT / 1e6
 
 
-def once(folder: Path, place: Path) -> Iterator[Reading]:
+def once(folder: Path, methods: Sequence[str], place: Path) -> Iterator[Reading]:
     yield Reading("import", "s", spent("-c", "import blemish")[0])
     yield Reading("help", "s", spent("-m", "blemish", "--help")[0])
     picture = str(data.read(folder).role(Role.TEST)[0].path)
-    for method in METHODS:
+    for method in methods:
         model = str(place / f"{method}.blemish")
         fit = ("fit", str(folder), "--method", method, "--preset", "fast", "--out", model)
         seconds, megabytes = spent("-m", "blemish", *fit)
@@ -87,15 +86,15 @@ def steady(model_file: Path, folder: Path) -> dict[str, float]:
     }
 
 
-def measure(folder: Path, out: Path) -> None:
+def measure(folder: Path, methods: Sequence[str], runs: int, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     load = os.getloadavg()[0]
     if load > QUIET:
         print(f"Warning: the load is {load:.1f}, so what follows is too slow.", file=sys.stderr)
     by_name: dict[tuple[str, str], list[float]] = {}
     with tempfile.TemporaryDirectory() as place:
-        for _ in range(RUNS):
-            for name, unit, value in once(folder, Path(place)):
+        for _ in range(runs):
+            for name, unit, value in once(folder, methods, Path(place)):
                 print(f"{name} {value:.4g} {unit}", flush=True)
                 by_name.setdefault((name, unit), []).append(value)
     figures = {
@@ -122,6 +121,8 @@ def measure(folder: Path, out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="a data set with test images")
+    parser.add_argument("--methods", default="knn,reb")
+    parser.add_argument("--runs", type=int, default=5)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--json", type=Path, help="measure all, and write it there")
     what.add_argument("--steady", type=Path, metavar="MODEL", help="print what one process found")
@@ -129,7 +130,7 @@ def main() -> None:
     if given.steady:
         print(json.dumps(steady(given.steady, given.data)))
     else:
-        measure(given.data, given.json)
+        measure(given.data, given.methods.split(","), given.runs, given.json)
 
 
 if __name__ == "__main__":
