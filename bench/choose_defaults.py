@@ -6,7 +6,7 @@ Of each data set's good training images at most 130 are taken and a quarter of t
 ones are the good side; the bad side is the same pictures with one defect of REB's DefectMaker each, faded to
 between 15 and 70 % so that the task stays hard. What counts is the image AUROC between the two, and for a
 method whose point is the map its pixel AP, averaged over data sets and draws. The three products of the demo
-set are added unless told. With --learn N it is N images that are learnt from, or three quarters where there
+set are added unless told. With --of few it is 23 images that are learnt from, or three quarters where there
 are fewer, and up to 100 others that are held out: what helps with few images is seen on products of many.
 Results go into bench/results/choices….json as soon as they are there.
 """
@@ -31,7 +31,7 @@ from unseen import unseen
 
 SIZE = (256, 256)
 MOST_IMAGES = 130
-MOST_HELD = 100
+FEW_IMAGES, MOST_HELD = 23, 100
 PAINTED = 96
 Variants = dict[str, tuple[str, dict[str, Any]]]
 BANKS: Variants = {
@@ -181,16 +181,15 @@ def main() -> None:
     parser.add_argument("--of", choices=VARIANTS, default="banks")
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument(
-        "--painted", default="faint", help=f"of {', '.join(PAINTERS)}; unseen: as no maker paints them"
+        "--painted", nargs="+", choices=PAINTERS, default=["faint"], help="unseen: as no maker paints them"
     )
-    parser.add_argument("--learn", type=int, help="images to learn from, where there are more")
     parser.add_argument("--only-folders", action="store_true", help="leave the demo set out")
     given = parser.parse_args()
-    stores = {painted: store(given.of, painted) for painted in given.painted.split(",")}
+    stores = {painted: store(given.of, painted) for painted in given.painted}
     for name, seed, samples in rounds(
         given.folders, [int(seed) for seed in given.seeds.split(",")], not given.only_folders
     ):
-        train, held = good_pictures(samples, seed, given.learn)
+        train, held = good_pictures(samples, seed, FEW_IMAGES if given.of == "few" else None)
         source = defects.Source(held, defects.foregrounds(held))
         bad = {painted: PAINTERS[painted](source, PAINTED, seed=seed) for painted in stores}
         for variant, (method, options) in VARIANTS[given.of].items():

@@ -28,6 +28,7 @@ from records import RESULTS, Store
 
 WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0)
 SCORES = ("mean", "max", "top1", "q995")
+SORTS = ("faint", "unseen")
 
 
 def learnt(train: Pictures, seed: int) -> tuple[FractalScorer, float]:
@@ -68,9 +69,9 @@ def weigh(folder: Path, seed: int, store: Store) -> None:
     train, held = good_pictures(data.read(folder), seed)
     scorer, seconds = learnt(train, seed)
     good, source = both(scorer, held), defects.Source(held, defects.foregrounds(held))
-    painted = {name: painter(source, PAINTED, seed=seed) for name, painter in PAINTERS.items()}
+    painted = {name: PAINTERS[name](source, PAINTED, seed=seed) for name in SORTS}
     found = {name: both(scorer, bad.pictures) for name, bad in painted.items()}
-    for weight, name in product(WEIGHTS, PAINTERS):
+    for weight, name in product(WEIGHTS, SORTS):
         head, strange = map(torch.cat, zip(good, found[name], strict=True))
         heat, labels = head + weight * strange, [False] * len(held) + [True] * PAINTED
         masks = np.concatenate([np.zeros((len(held), *SIZE), bool), painted[name].masks])
