@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from blemish.errors import MissingExtraError, OutputError, UsageError
 from blemish.images import PixelFormat
 from blemish.methods import Run
-from blemish.methods._training import Checkpoint, Task, probe, train
+from blemish.methods._training import Checkpoint, Task, precision_of, probe, train
 
 CPU = Run(size=(8, 8), format=PixelFormat.of([("a", np.zeros((8, 8, 3), np.uint8))]))
 KEY = {"method": "fitting", "rate": 0.3, "taps": ("a", "b")}
@@ -236,6 +236,18 @@ def test_half_precision_is_that_of_the_sums_and_not_of_the_weights() -> None:
     assert_same(half.network, full.network, 0.1)
 
 
+@pytest.mark.parametrize("has", [True, False])
+def test_dense_networks_train_in_half_precision_on_cpus_that_have_it(
+    monkeypatch: pytest.MonkeyPatch, has: bool
+) -> None:
+    monkeypatch.setattr("blemish.methods._training.cpu_has_bf16", lambda: has)
+    dense = Fitting()
+    dense.dense = True
+    assert precision_of(CPU, dense) == ("bf16-mixed" if has else "32-true")
+    assert precision_of(CPU, Fitting()) == "32-true"
+    assert precision_of(replace(CPU, precision="fp32"), dense) == "32-true"
+
+
 def test_a_cpu_with_a_number_is_the_cpu() -> None:
     plain, numbered = Fitting(), Fitting()
     train(plain, CPU, KEY)
@@ -317,7 +329,7 @@ def test_probing_counts_what_the_backward_pass_holds() -> None:
         def draw(self, update: int, forward: int) -> Tensor:
             return super().draw(update, forward).repeat(20_000, 1)
 
-    found = probe(Wide(norm=nn.Identity), torch.device("cpu"))
+    found = probe(Wide(norm=nn.Identity), CPU)
     numbers = {"input": 4, "tanh": 3, "difference": 2}
     assert found.megabytes == pytest.approx(sum(numbers.values()) * 100_000 * 4 / 1e6, rel=0.01)
     assert found.seconds > 0

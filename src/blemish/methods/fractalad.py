@@ -210,7 +210,7 @@ class Segmenting(_training.Task):
 
     def seconds(self) -> float:
         """How long all updates will take, at most."""
-        one, drawn = _training.probe(deepcopy(self), self.run.device), self.updates
+        one, drawn = _training.probe(deepcopy(self), self.run), self.updates
         if self.pool:
             drawn = min(drawn, math.ceil(self.pool / self.config.batch))
         return self.updates * one.seconds + drawn * one.drawing

@@ -142,7 +142,7 @@ class LTAD:
         naming, judgement = self.tasks(train, run)
         same = {id(self.gaze.tower): self.gaze.tower}
         expected = sum(
-            _training.probe(deepcopy(task, dict(same)), run.device).seconds * task.updates
+            _training.probe(deepcopy(task, dict(same)), run).seconds * task.updates
             for task in (naming, judgement)
             if task.updates
         )

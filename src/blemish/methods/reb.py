@@ -243,7 +243,7 @@ class REB(BankMethod):
         smallest = replace(config, draws=1, head_updates=0)
         copied = deepcopy(self.patches.backbone)
         one = _training.probe(
-            Adaptation(copied, self.patches.taps, self.source(train, run), smallest, run.seed), run.device
+            Adaptation(copied, self.patches.taps, self.source(train, run), smallest, run.seed), run
         )
         passes = config.updates * config.forwards * config.draws / run.devices
         held = RUNTIME_MB + HELD_ABOVE * config.draws * one.megabytes
