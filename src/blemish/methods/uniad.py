@@ -7,8 +7,8 @@ of several stages on one grid; the distance of a patch to what was rebuilt of it
 as image score; in the preset `paper` sizes and schedule, too. The last weights count, or those that did best
 on good pictures kept aside: never those that did best on test pictures, as in the published code.
 Ours: the embedded backbone, and principal directions of its maps that count alike, in which every product
-does: what varies most in good pictures would hide small defects; a smaller network and a shorter schedule
-for two CPU cores; and which product a picture shows, by the means of its map.
+does: what varies most in good pictures would hide small defects; a smaller network that looks at near patches
+first, and a shorter schedule, for two CPU cores; and which product a picture shows, by the means of its map.
 """
 
 from abc import abstractmethod
@@ -48,15 +48,15 @@ class Config:
     """Whether all channels vary alike, before directions are chosen."""
     whiten: float = 1.0
     """0: directions count as much as good patches vary in them; 1: all alike."""
-    updates: int = 400
+    updates: int = 500
     """Updates, at most; 0: what `epochs` make."""
     epochs: int = 1000
     """Passes over all images, at most."""
-    batch: int = 32
+    batch: int = 16
     """Images in an update."""
     sampler: Literal["images", "balanced"] = "images"
     """Whether every image is drawn equally often, or every product."""
-    learning_rate: float = 4e-4
+    learning_rate: float = 1e-3
     """Of the first update."""
     schedule: Literal["cosine", "drop"] = "cosine"
     """How the learning rate falls: along a cosine, or to a tenth after four fifths of the updates."""
@@ -76,6 +76,8 @@ class Config:
     """Share of what is dropped while learning."""
     neighbours: int = 7
     """Cells across the window around a patch in which it sees nothing, at most half of the map."""
+    near: bool = True
+    """Whether patches look at near ones first, beyond that window."""
     jitter: float = 1.21
     """Length of the noise that learning has to undo, in lengths of the patch."""
     rec_score: Literal["l2", "sq", "cos"] = "l2"
@@ -114,6 +116,7 @@ class Config:
             hidden=self.hidden,
             dropout=self.dropout,
             neighbours=self.neighbours,
+            near=self.near,
         )
 
 
@@ -130,6 +133,7 @@ PAPER: dict[str, Any] = {
     "heads": 8,
     "depth": 4,
     "hidden": 1024,
+    "near": False,
     "check_every": 0,
 }
 
@@ -170,6 +174,7 @@ class Turns(_training.Task):
     """Every picture in turn, or every product equally often; a few of them only tell when to stop."""
 
     config: Config
+    dense = True
 
     def __init__(self, train: Samples, config: Config, seed: int) -> None:
         self.config, self.seed = config, seed
@@ -269,7 +274,7 @@ class UniAD(TrainsOnce):
     def fit(self, train: Samples, run: Run) -> UniadScorer:
         self.look(train, run)
         task = self.task(train, run)
-        one = _training.probe(deepcopy(task), run.device)
+        one = _training.probe(deepcopy(task), run)
         self.chosen["expected_seconds"] = round(one.seconds * task.updates)
         run.say(
             f"Learning from {len(train)} images of {len(train.classes)} "

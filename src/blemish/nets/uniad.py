@@ -3,7 +3,9 @@
 Paper: You et al., "A Unified Model for Multi-class Anomaly Detection", arXiv 2206.03687; sizes, starting
 values and scores are those of its authors' code. LTAD rebuilds features with the same network.
 Ours: any grid; one draw of dropout for all maps of a batch, for on a CPU draws of their own take as long as
-everything else; and principal directions in which every class counts alike, for a small and quick network.
+everything else; principal directions in which every class counts alike, for a small and quick network; almost
+nothing is rebuilt at first, for random answers teach it to give all patches the same one, and hundreds of
+updates do not unlearn that; and, where asked, patches look at near ones first.
 """
 
 from collections.abc import Sequence
@@ -19,6 +21,10 @@ from blemish.nets.distillation import Moments
 
 PUBLISHED = 224
 """Side of UniAD's pictures, which the window of its image score belongs to."""
+FIRST = 0.01
+"""By how much the first answers are made smaller."""
+STEEPEST = 2.0
+"""By how much affinities fall from a cell to the next, in the first head."""
 FAINT = 1e-2
 """Share of the mean deviation that no channel's is taken below when standardising: one that is nearly dead on
 good pictures would otherwise drown all others once a defect wakes it."""
@@ -45,6 +51,12 @@ def neighbour_mask(grid: tuple[int, int], size: int | tuple[int, int]) -> Tensor
     return torch.kron(*near)
 
 
+def distances(grid: tuple[int, int]) -> Tensor:
+    """(T, T), in cells."""
+    places = torch.cartesian_prod(*(torch.arange(cells, dtype=torch.float) for cells in grid))
+    return torch.cdist(places, places)
+
+
 class Dropout(nn.Module):
     """The same draw for all of a batch."""
 
@@ -69,7 +81,7 @@ class Attention(nn.Module):
         self.drop = Dropout(dropout)
 
     def forward(self, x: Tensor, seen: Tensor, places: Tensor, bars: Tensor) -> Tensor:
-        """What tokens `x` find in those `seen`; `bars` (T, T) are added to the affinities."""
+        """What tokens `x` find in those `seen`; `bars` ([heads,] T, T) are added to the affinities."""
         width = int(x.shape[-1])
         linear = zip(self.inputs.weight.chunk(3), self.inputs.bias.chunk(3), strict=True)
         query, key, value = (
@@ -117,7 +129,9 @@ class Reconstruction(nn.Module):
         hidden: int = 1024,
         dropout: float = 0.1,
         neighbours: int | tuple[int, int] = 7,
+        near: bool = False,
     ) -> None:
+        """`near`: affinities fall with the distance, in each head half as fast as in the last (ALiBi)."""
         super().__init__()
         if width % heads or width % 2:
             raise UsageError(
@@ -132,10 +146,15 @@ class Reconstruction(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.barred: Tensor
         self.register_buffer("barred", barred)  # part of the state, or a graph has it once for each attention
+        self.away: Tensor | None
+        self.register_buffer("away", distances(grid) if near else None)
+        self.slopes = [STEEPEST / 2**head for head in range(heads)]
         for part in self.modules():
             if isinstance(part, nn.Linear):
                 nn.init.xavier_uniform_(part.weight)
                 nn.init.zeros_(part.bias)
+        with torch.no_grad():
+            self.output.weight.mul_(FIRST)
 
     def places(self) -> Tensor:
         """(T, width): of each patch its column, then its row."""
@@ -145,7 +164,10 @@ class Reconstruction(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         places = self.places()
-        bars = torch.zeros_like(self.barred, dtype=places.dtype).masked_fill(self.barred, -torch.inf)
+        bars = torch.zeros_like(self.barred, dtype=places.dtype)
+        if self.away is not None:
+            bars = self.away * places.new_tensor([-slope for slope in self.slopes])[:, None, None]
+        bars = bars.masked_fill(self.barred, -torch.inf)
         memory = self.input(maps.flatten(2).transpose(1, 2))
         for layer in self.encoder:
             memory = layer(memory, [memory], places, bars)
