@@ -25,7 +25,8 @@ RIVALS: dict[str, dict[str, Any]] = {
     "RIAD, 12 passes": {"hide": "riad"},
     "plain autoencoder": {"hide": "nothing", "off": 4, "off_in_training": 4},
     "random mask of the same area": {"hide": "random"},
-    "same switches in training": {"off_in_training": 2},
+    "two skips off": {"off": 2},
+    "two skips off in training too": {"off": 2, "off_in_training": 2},
 }
 ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
     "mask": {

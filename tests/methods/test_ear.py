@@ -48,11 +48,14 @@ def prepared(options: dict[str, Any], images: Any = None, **given: Any) -> tuple
 
 def test_presets_and_variants() -> None:
     v1, later = Config(), Config(variant="mosaic")
-    assert (v1.filling, v1.switches) == ("zero", (False, False, True, True))
-    assert (later.filling, later.switches) == ("mosaic", (True,) * 4)
+    assert (v1.filling, v1.offs, v1.cells) == ("zero", (2, 1, 0), (16,))
+    assert (later.filling, later.offs, later.cells) == ("mosaic", (0,), SIZES)
+    assert [Config(hide=hide).offs for hide in ("random", "riad", "nothing")] == [(2, 1, 0), (0,), (0,)]
+    assert (Config(off=3).offs, Config(variant="mosaic", cell=8).cells) == ((3,), (8,))
     assert Config(variant="mosaic", fill="mean", off=1).filling == "mean"
     paper = create("ear", "paper").config
     assert (paper.width, paper.smooth, paper.batch, paper.levelled) == (64, 0.0, 16, False)
+    assert paper.offs == (2,)
 
 
 def test_one_update_changes_all_of_the_unet_and_nothing_of_the_attention() -> None:
@@ -67,7 +70,7 @@ def test_one_update_changes_all_of_the_unet_and_nothing_of_the_attention() -> No
 
 
 def test_all_skips_are_on_in_training_and_shallow_ones_off_in_inspection() -> None:
-    method, task, run = prepared(QUICK)
+    method, task, run = prepared({**QUICK, "off": 2})
     assert isinstance(task.network.unet, UNet)
     assert task.network.unet.switches == (True,) * 4
     scorer = method.scorer(task, run)
@@ -141,13 +144,19 @@ def test_every_setting_exports(options: dict[str, Any]) -> None:
     np.testing.assert_allclose(shipped.maps, heat.numpy(), rtol=1e-3, atol=1e-4)
 
 
-def test_a_mosaics_cells_are_chosen_on_painted_defects() -> None:
-    model = fit(pictures(12), method="ear", options={**QUICK, "variant": "mosaic"})
+@pytest.mark.parametrize(
+    ("variant", "ways"),
+    [
+        ("mosaic", {f"0 off, {cells} px" for cells in SIZES}),
+        ("v1", {f"{off} off, 16 px" for off in (0, 1, 2)}),
+    ],
+)
+def test_cells_and_skips_are_chosen_on_painted_defects(variant: str, ways: set[str]) -> None:
+    model = fit(pictures(12), method="ear", options={**QUICK, "variant": variant})
     facts = model.manifest["facts"]
-    assert facts["cell"] in SIZES
-    apart = {int(cells): value for cells, value in facts["cell_apart"].items()}
-    assert set(apart) == set(SIZES)
-    assert apart[facts["cell"]] == max(apart.values())
+    apart = facts["apart"]
+    assert set(apart) == ways
+    assert apart[f"{facts['off']} off, {facts['cell']} px"] == max(apart.values())
 
 
 @pytest.mark.slow

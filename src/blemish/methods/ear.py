@@ -7,8 +7,9 @@ deviations as its threshold, a U-Net trained with all skips and used without the
 the highest value of the MSGMS map as score. The papers' bodies could not be read: widths, losses, schedule
 and which skips are off are those of the first author's public code for RIAD, or ours.
 Ours: the attention learned from drawn glyphs instead of MNIST's digits, and the local mean is taken off
-before it looks; good pictures kept aside tell when to stop; widths and updates for two CPU cores; remedies
-for skips that are off; and, to compare with, random masks, no masks, and RIAD's twelve passes.
+before it looks; good pictures kept aside tell when to stop, and defects painted on them how many skips are
+off; widths and updates for two CPU cores; remedies for skips that are off; and, to compare with, random
+masks, no masks, and RIAD's twelve passes.
 """
 
 import math
@@ -52,12 +53,13 @@ from blemish.nets.unet import UNet, mean_skips, recalibrate, sliced
 
 LEVELS = (1, 2, 4, 8, 8)
 """Widths of the U-Net's levels, in those of the first."""
-SHALLOW = 2
-"""Skips that are off in inspection: fine detail, and with it a fine defect, must not leak through."""
+SHALLOW = (2, 1, 0)
+"""Skips that may be off in inspection: fine detail, and with it a fine defect, must not leak through; but
+what is off is also missing where nothing is wrong."""
 SIZES = (4, 8, 16, 32)
 """Of a mosaic's cells, to choose among."""
-PAINTED = 64
-"""Faint defects that a mosaic's cells are chosen by."""
+PAINTED, OPACITY = 64, (0.8, 1.0)
+"""Defects that both are chosen by: fainter ones are lost in what differs between pixels of good pictures."""
 BATCH = 8
 
 Hide = Literal["attention", "random", "riad", "nothing"]
@@ -67,13 +69,13 @@ Hide = Literal["attention", "random", "riad", "nothing"]
 class Config:
     variant: Literal["v1", "mosaic"] = "v1"
     """`mosaic`, the later version: what is hidden is made coarse instead of emptied, and all skips are on."""
-    updates: int = 150
+    updates: int = 600
     """Updates of the U-Net, at most."""
-    batch: int = 8
+    batch: int = 4
     """Pictures in an update."""
     learning_rate: float = 1e-3
     """Of the first update; it falls along a cosine."""
-    width: int = 16
+    width: int = 8
     """Channels of the U-Net's first level; the deeper ones have 2, 4, 8 and 8 times as many."""
     hide: Hide = "attention"
     """What is hidden. To compare with: `random` squares of the same area, `riad`'s passes, `nothing`."""
@@ -98,7 +100,7 @@ class Config:
     cell: int = 0
     """Side of a mosaic's cells in pixels, 0: chosen on painted defects."""
     off: int = -1
-    """Shallow skips that are off in inspection; -1: two in v1, none in mosaic."""
+    """Shallow skips that are off in inspection; -1: two, one or none by painted defects, in mosaic none."""
     off_in_training: int = 0
     """Shallow skips that are off in training."""
     remedy: Literal["none", "bn_recal", "mean_skip"] = "none"
@@ -117,9 +119,9 @@ class Config:
     """Share of training pictures that a random square more is hidden of."""
     flips: bool = True
     """Whether training pictures are flipped."""
-    check_every: int = 25
+    check_every: int = 50
     """Updates between two looks at good pictures kept aside; 0: none."""
-    patience: int = 4
+    patience: int = 6
     """Looks without a better one after which training ends."""
 
     def __post_init__(self) -> None:
@@ -148,9 +150,18 @@ class Config:
         return "mosaic" if self.variant == "mosaic" else "zero"
 
     @property
-    def switches(self) -> tuple[bool, ...]:
-        off = self.off if self.off >= 0 else (0 if self.variant == "mosaic" else SHALLOW)
-        return first_off(off)
+    def offs(self) -> tuple[int, ...]:
+        """To choose among."""
+        if self.off >= 0:
+            return (self.off,)
+        masked = self.hide in ("attention", "random")
+        return SHALLOW if masked and self.variant == "v1" else (0,)
+
+    @property
+    def cells(self) -> tuple[int, ...]:
+        if self.filling == "mosaic" and not self.cell:
+            return SIZES
+        return (self.cell or SIZES[-2],)
 
 
 def first_off(count: int) -> tuple[bool, ...]:
@@ -246,6 +257,7 @@ class Inpainting(_training.Task):
 
     label = "learning to fill in"
     network: Filling
+    dense = True
 
     def __init__(
         self, network: Filling, train: Samples, masks: dict[str, NDArray[np.uint8]], config: Config, run: Run
@@ -336,11 +348,12 @@ class EAR(TrainsOnce):
     Config: ClassVar[type] = Config
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "fast": {},
-        "full": {"updates": 1200, "patience": 8},
+        "full": {"updates": 1600, "batch": 8, "width": 16, "check_every": 100},
         "paper": {
             "updates": 8000,
             "batch": 16,
             "width": 64,
+            "off": 2,
             "smooth": 0.0,
             "levelled": False,
             "patience": 320,
@@ -354,7 +367,7 @@ class EAR(TrainsOnce):
     def fit(self, train: Samples, run: Run) -> nn.Module:
         self.look(train, run)
         task = self.task(train, run)
-        one = _training.probe(deepcopy(task), run.device)
+        one = _training.probe(deepcopy(task), run)
         self.chosen["expected_seconds"] = round(one.seconds * task.updates)
         run.say(
             f"Learning from {len(train)} images: {100 * self.share:.0f} % of a picture is hidden; "
@@ -395,28 +408,30 @@ class EAR(TrainsOnce):
         config, filling = self.config, task.network
         unet = filling.unet
         assert isinstance(unet, UNet)
-        unet.switch(config.switches)
         remedy = {"none": None, "bn_recal": recalibrate, "mean_skip": mean_skips}[config.remedy]
-        if remedy is not None:
-            remedy(unet, (filling.left(*batch) for batch in task.kept(task.train)))
-        thin = sliced(unet)
-        if config.hide == "riad":
-            return RiadScorer(thin, config, run.size, run.seed).eval()
 
-        def scorer(cells: int) -> EarScorer:
+        def scorer(off: int, cells: int) -> nn.Module:
+            unet.switch(first_off(off))
+            if remedy is not None:
+                remedy(unet, (filling.left(*batch) for batch in task.kept(task.train)))
+            thin = sliced(unet)
+            if config.hide == "riad":
+                return RiadScorer(thin, config, run.size, run.seed).eval()
             return EarScorer(self.hiding, Filling(thin, config), config, run.size, cells).eval()
 
-        if config.filling != "mosaic" or config.cell:
-            return scorer(config.cell or SIZES[-2])
-        apart = {cells: self.apart(scorer(cells), task.aside or task.train, run) for cells in SIZES}
-        best = max(apart, key=lambda cells: apart[cells])
-        self.chosen |= {"cell": best, "cell_apart": {str(cells): round(apart[cells], 3) for cells in apart}}
-        return scorer(best)
+        ways = [(off, cells) for off in config.offs for cells in config.cells]
+        if len(ways) == 1:
+            return scorer(*ways[0])
+        apart = {way: self.apart(scorer(*way), task.aside or task.train, run) for way in ways}
+        off, cells = best = max(apart, key=lambda way: apart[way])
+        told = {f"{off} off, {cells} px": round(each, 3) for (off, cells), each in apart.items()}
+        self.chosen |= {"off": off, "cell": cells, "apart": told}
+        return scorer(*best)
 
-    def apart(self, scorer: EarScorer, good: Samples, run: Run) -> float:
-        """By how many of good pictures' deviations faint defects painted on them score higher."""
+    def apart(self, scorer: nn.Module, good: Samples, run: Run) -> float:
+        """By how many of good pictures' deviations defects painted on them score higher."""
         compiled = run.compiled(First(scorer))
-        painted = faint(run.source(good), PAINTED, seed=run.seed)
+        painted = faint(run.source(good), PAINTED, seed=run.seed, opacity=OPACITY)
         bad = [
             float(compiled(run.repainted(good[number], picture)))
             for picture, number in zip(painted.pictures, painted.numbers, strict=True)
