@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from blemish.nets.backbone import Backbone
 from blemish.nets.distillation import Moments, Stages, stage_taps
+from blemish.nets.saliency import shrunk, size_of
 from blemish.nets.uniad import deviations, mixed
 
 CELL = 16
@@ -50,8 +51,12 @@ class Stacked(nn.Module):
 
 
 def resized(stage: Tensor, grid: tuple[int, int]) -> Tensor:
-    if tuple(int(side) for side in stage.shape[-2:]) == grid:
+    """Means over the cells of a coarser grid: a few points of each, as published, miss small defects."""
+    sides = size_of(stage)
+    if sides == grid:
         return stage
+    if all(side >= cells for side, cells in zip(sides, grid, strict=True)):
+        return shrunk(stage, grid)
     return F.interpolate(stage, size=grid, mode="bilinear", align_corners=False)
 
 
