@@ -112,7 +112,7 @@ def fit(
     ] = None,
     devices: Annotated[int, typer.Option(min=1, help="How many GPUs, or processes, share a training.")] = 1,
     precision: Annotated[
-        Precision, typer.Option(help="Of training; auto: bf16 on GPUs that have it.")
+        Precision, typer.Option(help="Of training; auto: bf16 where it is quicker.")
     ] = Precision.AUTO,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the training that was interrupted.")
