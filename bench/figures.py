@@ -242,6 +242,46 @@ def ablations(result: Mapping[str, Any], _: Mapping[str, Any], *, rate: str = "i
         yield [study, variant, *(f"{fmean(values):.1f}" if values else NONE for values in found)]
 
 
+def long_tailed(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
+    """Of each set and split: every variant on the classes with many images, on those with few, and on all."""
+    rows: dict[tuple[str, ...], list[Any]] = {}
+    for record in result["records"]:
+        key = tuple(record[name] for name in ("dataset", "split", "preset", "variant"))
+        rows.setdefault(key, []).append(record)
+    yield ["set", "split", "preset", "", "High", "Low", "Avg", "fit s"]
+    for key, found in rows.items():
+        groups = [[record[group] for record in found if group in record] for group in ("high", "low")]
+        seconds = median(record["fit_seconds"] for record in found)
+        yield [*key, *map(spread, [*groups, found]), f"{seconds:.0f} s"]
+
+
+def rivals(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
+    rates = ("image AUROC", "pixel AUROC", "pixel AP", "AUPRO")
+    yield ["data set", "preset", "", *rates, "fit s", "images a second"]
+    for key in dict.fromkeys((r["dataset"], r["preset"], r["variant"]) for r in result["records"]):
+        own = [r for r in result["records"] if (r["dataset"], r["preset"], r["variant"]) == key]
+        means = [100 * fmean(record[rate] for record in own) for rate in MAP_RATES]
+        seconds, shown = (median(record[name] for record in own) for name in ("fit_seconds", "graph_ms"))
+        yield [
+            f"`{key[0]}`",
+            *key[1:],
+            *(f"{mean:.1f}" for mean in means),
+            f"{seconds:.0f}",
+            f"{1e3 / shown:.0f}",
+        ]
+
+
+def spread(records: Sequence[Mapping[str, Any]]) -> str:
+    """Means over runs, and the spread of the first rate."""
+    if not records:
+        return NONE
+    rates = [[100 * record[rate] for record in records] for rate in RATES]
+    told = [f"{fmean(values):.1f}" for values in rates]
+    if len(records) > 1:
+        told[0] += f" ± {stdev(rates[0]):.1f}"
+    return " / ".join(told)
+
+
 def strangeness(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
     """Means over products: pixel AP, and image AUROC with each score."""
     records = result["records"]
@@ -259,15 +299,11 @@ def strangeness(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
 
 
 def seeds(records: Sequence[Mapping[str, Any]]) -> str:
-    """Means over seeds, the spread of the first rate, and the medians of time."""
+    """Rates, and the medians of time."""
     if not records:
         return NONE
-    rates = [[100 * record[rate] for record in records] for rate in RATES]
-    told = [f"{fmean(values):.1f}" for values in rates]
-    if len(records) > 1:
-        told[0] += f" ± {stdev(rates[0]):.1f}"
     fit, shown = (median(record[name] for record in records) for name in ("fit_seconds", "ms_p50"))
-    return f"{' / '.join(told)}, {fit:.0f} s, {shown:.1f} ms"
+    return f"{spread(records)}, {fit:.0f} s, {shown:.1f} ms"
 
 
 class Shown(NamedTuple):
@@ -299,6 +335,8 @@ DOCUMENTS: Mapping[str, Mapping[str, Shown]] = {
         "fractalad-choices": Shown("choices-fractalad", choices),
         "fractalad-choices-map": Shown("choices-fractalad", partial(choices, rate="pixel_ap")),
     },
+    "docs/ear.md": {"ear-rivals": Shown("ear-rivals", rivals)},
+    "docs/ltad.md": {"ltad": Shown("ltad", long_tailed)},
 }
 
 

@@ -3,19 +3,16 @@
     python bench/ltad.py folders ../shared/data/screw … [--preset fast] [--seeds 0,1,2] [--orders size,random]
     python bench/ltad.py textures FOLDER              # ten generated textures, written there if absent
     python bench/ltad.py evidence FOLDER              # that names mean something, on the same textures
-    python bench/ltad.py tables
 
 Each result goes into bench/results/ltad.json or ltad-evidence.json as soon as it is there, and the same
-command goes on where an interrupted one was.
+command goes on where an interrupted one was. `python bench/figures.py` makes the tables of docs/ltad.md.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -32,7 +29,6 @@ from blemish.methods._evidence import naming_accuracy, scores_as, shared_state, 
 from records import RESULTS, Store
 
 SPLITS = ("balanced", "exp100", "step100")
-RATES = ("image_auroc", "pixel_auroc", "aupro30")
 SIZE = (256, 256)
 SHOTS = 4
 
@@ -217,32 +213,9 @@ class Looks:
         return named, generic
 
 
-def tables() -> None:
-    """Of each set, split and variant: image AUROC, pixel AUROC and AUPRO of High, Low and Avg."""
-    records = json.loads((RESULTS / "ltad.json").read_text("utf-8"))["records"]
-    rows: dict[tuple[str, ...], list[Record]] = {}
-    for record in records:
-        key = tuple(record[name] for name in ("dataset", "preset", "split", "variant"))
-        rows.setdefault(key, []).append(record)
-    print("| set | preset | split | | High | Low | Avg | runs |\n|---|---|---|---|---|---|---|---|")
-    for key, found in rows.items():
-        cells = [cell([record.get(group) for record in found]) for group in ("high", "low")]
-        print("|", " | ".join([*key, *cells, cell(found), str(len(found))]), "|")
-
-
-def cell(records: Sequence[Record | None]) -> str:
-    known = [record for record in records if record is not None]
-    if not known:
-        return "–"
-    means = [f"{100 * fmean(record[rate] for record in known):.1f}" for rate in RATES]
-    if len(known) > 1:
-        means[0] += f" ± {100 * stdev(record[RATES[0]] for record in known):.1f}"
-    return " / ".join(means)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=("folders", "textures", "evidence", "tables"))
+    parser.add_argument("what", choices=("folders", "textures", "evidence"))
     parser.add_argument("folders", nargs="*", type=Path)
     parser.add_argument("--preset", default="fast")
     parser.add_argument("--seeds", default="0")
@@ -251,9 +224,7 @@ def main() -> None:
     parser.add_argument("--controls", action="store_true", help="what carries the gain, too")
     parser.add_argument("--cache", type=Path, help="a folder for features, which all variants share")
     given = parser.parse_args()
-    if given.what == "tables":
-        tables()
-    elif given.what == "folders":
+    if given.what == "folders":
         table_of(together("folders", given.folders), MAIN + CONTROLS * given.controls, given)
     elif given.what == "textures":
         table_of(textures(given.folders[0]), MAIN + CONTROLS * given.controls, given)
