@@ -60,6 +60,8 @@ SIZES = (4, 8, 16, 32)
 """Of a mosaic's cells, to choose among."""
 PAINTED, OPACITY = 64, (0.8, 1.0)
 """Defects that both are chosen by: fainter ones are lost in what differs between pixels of good pictures."""
+ENOUGH = 8
+"""Pictures kept aside that tell how far good ones differ; of fewer all pictures are asked."""
 BATCH = 8
 
 Hide = Literal["attention", "random", "riad", "nothing"]
@@ -422,7 +424,8 @@ class EAR(TrainsOnce):
         ways = [(off, cells) for off in config.offs for cells in config.cells]
         if len(ways) == 1:
             return scorer(*ways[0])
-        apart = {way: self.apart(scorer(*way), task.aside or task.train, run) for way in ways}
+        good = task.aside if len(task.aside) >= ENOUGH else task.train
+        apart = {way: self.apart(scorer(*way), good, run) for way in ways}
         off, cells = best = max(apart, key=lambda way: apart[way])
         told = {f"{off} off, {cells} px": round(each, 3) for (off, cells), each in apart.items()}
         self.chosen |= {"off": off, "cell": cells, "apart": told}

@@ -117,7 +117,8 @@ class Constant(nn.Module):
         self.register_buffer("mask", mask)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        return self.mask.expand(len(pictures), -1, -1)
+        # Not expanded to a number, which a traced graph would keep whatever it is given.
+        return torch.zeros_like(pictures[:, 0]) + self.mask
 
     def told(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         masks = self(pictures)
