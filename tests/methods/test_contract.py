@@ -38,8 +38,7 @@ OPTIONS: dict[str, dict[str, object]] = {
     "ltad": REBUILDING | {"name_updates": 20},
 }
 """What makes a method quick: every other one is tested as it is."""
-# Of ear the maps show defects, but its image score does not tell bad pictures from good ones: docs/ear.md.
-FLOORS = {"fractalad": (0.75, 0.8), "ear": (0.0, 0.6)}
+FLOORS = {"fractalad": (0.75, 0.8), "ear": (0.6, 0.6)}
 """Image and pixel AUROC after so little training."""
 
 
@@ -127,10 +126,12 @@ class TestContract:
     def test_tells_bad_from_good(self, name: str, fits: Fits) -> None:
         record = evaluate(fits.model(name), fits.gear).records[0]
         image, pixel = FLOORS.get(name, (0.8, 0.9))
-        assert record["image_auroc"] > image
         assert record["pixel_auroc"] > pixel
         assert record["n_test"] == 20
         assert record["false_reject_rate"] is not None
+        if name == "ear" and record["image_auroc"] <= image:
+            pytest.xfail("A known fault: ear's image score does not tell bad pictures from good ones.")
+        assert record["image_auroc"] > image
 
     def test_leave_one_out_with_few_images(self, name: str, gear: Samples) -> None:
         few = gear.with_items(gear.role(Role.TRAIN).items[:6])

@@ -3,9 +3,9 @@
 Paper: Park, Kang, Kim, Lee, Kim and Yi, "Excision and Recovery: Enhancing Surface Anomaly Detection with
 Attention-based Single Deterministic Masking", arXiv 2310.04010 v1; `--variant mosaic`: its later version.
 Faithful: one mask a picture from a pre-trained attention that nothing random sways, the mean plus 0.674
-deviations as its threshold, a U-Net trained with all skips and used without the shallow ones, one pass, and
-the highest value of the MSGMS map as score. The papers' bodies could not be read: widths, losses, schedule
-and which skips are off are those of the first author's public code for RIAD, or ours.
+deviations as its threshold, a U-Net trained with all skips (in `paper` used without the shallow ones), one
+pass, and the highest value of the MSGMS map as score. The papers' bodies could not be read: widths, losses,
+schedule and which skips are off are those of the first author's public code for RIAD, or ours.
 Ours: the attention learned from drawn glyphs instead of MNIST's digits, and the local mean is taken off
 before it looks; good pictures kept aside tell when to stop, and defects painted on them how many skips are
 off; widths and updates for two CPU cores; remedies for skips that are off; and, to compare with, random
