@@ -94,6 +94,7 @@ PROXIES = (
     Variant("adaptation", "dm6, painted anywhere", PLAIN | SHORT, anywhere=True),
     Variant("adaptation", "dm6, batch norms train", PLAIN | SHORT | {"batch_norm": "train"}),
     Variant("adaptation", "dm6, early blocks train", PLAIN | SHORT | {"early": "train"}),
+    Variant("adaptation", "dm6, only the last tap's block trains", PLAIN | SHORT | {"early": "deep"}),
     Variant("adaptation", "dm6, a tenth of the learning rate", PLAIN | SHORT | {"learning_rate": 0.003}),
 )
 

@@ -88,12 +88,13 @@ def test_the_papers_preset_leaves_the_backbone_alone_for_39_updates() -> None:
 
 
 @pytest.mark.parametrize("batch_norm", ["frozen", "train"])
-@pytest.mark.parametrize("early", ["frozen", "train"])
+@pytest.mark.parametrize("early", ["frozen", "train", "deep"])
 def test_what_is_frozen_keeps_every_bit(batch_norm: Any, early: Any) -> None:
     config = Config(updates=2, head_updates=1, draws=1, batch_norm=batch_norm, early=early)
 
     def learns(name: str) -> bool:
-        is_early = name.startswith(("stem", "stages.0", "stages.1"))  # up to s4
+        before = ("stem", "stages.0", "stages.1")  # up to s4
+        is_early = name.startswith((*before, "stages.2", "stages.3") if early == "deep" else before)
         is_statistic = name.endswith(("running_mean", "running_var", "num_batches_tracked"))
         return (early == "train" or not is_early) and (batch_norm == "train" or not is_statistic)
 
@@ -269,7 +270,7 @@ def test_a_class_with_one_image(small: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["lite0", "hub resnet", "hub vit", "resnet18 folded"])
-@pytest.mark.parametrize("early", ["frozen", "train"])
+@pytest.mark.parametrize("early", ["frozen", "train", "deep"])
 def test_any_backbone_is_adapted_be_it_cut_or_not(kind: str, early: str, tmp_path: Path) -> None:
     name, backbone = ZOO[kind](tmp_path)
     weights = tmp_path / "weights.safetensors" if kind == "resnet18 folded" else None

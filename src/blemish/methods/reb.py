@@ -70,8 +70,9 @@ class Config(knn.Config):
     """Which defects are painted."""
     batch_norm: Literal["frozen", "train"] = "frozen"
     """`train`: batch norms take the statistics of clean and painted pictures, as in the paper."""
-    early: Literal["frozen", "train"] = "frozen"
-    """The blocks before those that patch vectors come from; the paper trains them too."""
+    early: Literal["frozen", "train", "deep"] = "frozen"
+    """The blocks before those that patch vectors come from; the paper trains them too. `deep`: only the
+    block of the last tap learns."""
     compat: bool = False
     """Slips of the published code: doubled and missing moves, zero distances for own rows."""
     scorer: Literal["ldknn", "knn", "kthnn", "kdist_ratio", "lof", "ldof", "gde"] = "ldknn"
@@ -157,7 +158,7 @@ class Adaptation(_training.Task):
             torch.manual_seed(seed)
             self.network = Proxy(backbone, 1 + len(self.maker.labels))
         self.network.to("cpu", memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.frozen = early_block(backbone, taps) if config.early == "frozen" else None
+        self.frozen = early_block(backbone, {"frozen": taps, "deep": taps[-1:], "train": ()}[config.early])
         self.lower: Compiled | None = None
         self.after: str | None = None
 
