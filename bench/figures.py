@@ -298,6 +298,13 @@ def strangeness(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
         yield row
 
 
+def light(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
+    yield ["data set", "", "as they are", "all relit", "good ones relit", "good ones 7 % darker"]
+    for record in result["records"]:
+        rates = (record[rate] for rate in ("image_auroc", "all_relit", "good_relit", "good_darker"))
+        yield [f"`{record['dataset']}`", record["variant"], *(f"{100 * rate:.1f}" for rate in rates)]
+
+
 def seeds(records: Sequence[Mapping[str, Any]]) -> str:
     """Rates, and the medians of time."""
     if not records:
@@ -318,6 +325,7 @@ DOCUMENTS: Mapping[str, Mapping[str, Shown]] = {
         "choices": Shown("choices", choices),
         "few": Shown("choices-few", partial(by_sort, of="few")),
         "taps": Shown("choices-taps", partial(by_sort, of="taps")),
+        "light": Shown("light", light),
     },
     "docs/reb.md": {
         "reb-cells": Shown("reb-cells", reb_cells),

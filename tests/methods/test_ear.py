@@ -80,7 +80,7 @@ def test_all_skips_are_on_in_training_and_shallow_ones_off_in_inspection() -> No
 
 
 def test_masks_are_those_of_the_inspected_picture() -> None:
-    method, task, _ = prepared({**QUICK, "flips": False, "batch": 6}, images=stripes(6, SIDE))
+    method, task, _ = prepared({**QUICK, "flips": False, "light": 0.0, "batch": 6}, images=stripes(6, SIDE))
     batch = task.draw(1, 0)
     with torch.no_grad():
         asked = method.hiding(batch.pictures)
@@ -108,8 +108,8 @@ def test_what_it_is_compared_with(hide: str) -> None:
 
 
 def test_pictures_and_masks_are_flipped_together() -> None:
-    _, task, _ = prepared({**QUICK, "flips": True})
-    _, plain, _ = prepared({**QUICK, "flips": False})
+    _, task, _ = prepared({**QUICK, "light": 0.0})
+    _, plain, _ = prepared({**QUICK, "light": 0.0, "flips": False})
     ways = set()
     for number in range(12):
         (picture, mask), (whole, own) = task.example(number), plain.example(number)
@@ -118,6 +118,21 @@ def test_pictures_and_masks_are_flipped_together() -> None:
                 assert np.array_equal(mask, np.flip(own, axes))
                 ways.add(axes)
     assert len(ways) == 4
+
+
+def test_light_is_swayed_by_no_more_than_was_asked_for() -> None:
+    images = [np.clip(picture, 60, 200) for picture in pictures(6)]  # so that nothing is cut off
+    _, plain, _ = prepared({**QUICK, "flips": False, "light": 0.0}, images=images)
+    _, swayed, _ = prepared({**QUICK, "flips": False, "light": 0.2}, images=images)
+    gains = []
+    for number in range(12):
+        (picture, mask), (relit, same) = plain.example(number), swayed.example(number)
+        assert relit.dtype == np.float32
+        assert np.array_equal(mask, same)  # what is hidden is that of the picture as it is
+        gains.append((relit.mean() / picture.mean(), relit.std() / picture.std()))
+        np.testing.assert_array_equal(swayed.example(number)[0], relit)
+    assert np.abs(np.array(gains) - 1).max() <= 0.2 + 1e-3
+    assert (np.std(gains, 0) > 0.05).all()
 
 
 @pytest.mark.parametrize(

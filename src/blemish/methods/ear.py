@@ -7,9 +7,9 @@ deviations as its threshold, a U-Net trained with all skips (in `paper` used wit
 pass, and the highest value of the MSGMS map as score. The papers' bodies could not be read: widths, losses,
 schedule and which skips are off are those of the first author's public code for RIAD, or ours.
 Ours: the attention learned from drawn glyphs instead of MNIST's digits, and the local mean is taken off
-before it looks; good pictures kept aside tell when to stop, and defects painted on them how many skips are
-off; widths and updates for two CPU cores; remedies for skips that are off; and, to compare with, random
-masks, no masks, and RIAD's twelve passes.
+before it looks; training in swayed light; good pictures kept aside tell when to stop, and defects painted on
+them how many skips are off; widths and updates for two CPU cores; remedies for skips that are off; and, to
+compare with, random masks, no masks, and RIAD's twelve passes.
 """
 
 import math
@@ -121,22 +121,17 @@ class Config:
     """Share of training pictures that a random square more is hidden of."""
     flips: bool = True
     """Whether training pictures are flipped."""
+    light: float = 0.1
+    """Share by which their brightness and contrast are swayed: no lamp stays as it is."""
     check_every: int = 50
     """Updates between two looks at good pictures kept aside; 0: none."""
     patience: int = 6
     """Looks without a better one after which training ends."""
 
     def __post_init__(self) -> None:
-        leasts = {
-            "updates": 1,
-            "batch": 1,
-            "width": 1,
-            "scales": 1,
-            "cell": 0,
-            "off": -1,
-            "off_in_training": 0,
-        }
-        for name, least in {**leasts, "dilation": 0, "check_every": 0, "patience": 1}.items():
+        leasts = dict.fromkeys(("updates", "batch", "width", "scales", "patience"), 1) | {"off": -1}
+        leasts |= dict.fromkeys(("cell", "off_in_training", "dilation", "light", "check_every"), 0)
+        for name, least in leasts.items():
             if getattr(self, name) < least:
                 raise UsageError(f"{name} is {getattr(self, name)}: give at least {least}.")
         for name in ("off", "off_in_training"):
@@ -297,7 +292,10 @@ class Inpainting(_training.Task):
         if self.config.flips:
             ways = tuple(axis for axis in (-2, -1) if rng.random() < 0.5)
             picture, mask = np.flip(picture, ways), np.flip(mask, ways)
-        return picture, mask
+        brightness, contrast = 1 + self.config.light * rng.uniform(-1, 1, 2)
+        mean = picture.mean()
+        relit = (picture - mean) * contrast + mean * brightness
+        return relit.clip(0, 1).astype(np.float32), mask
 
     def hidden(self, name: str, rng: np.random.Generator) -> NDArray[np.bool_]:
         size = self.run.size
@@ -358,6 +356,7 @@ class EAR(TrainsOnce):
             "off": 2,
             "smooth": 0.0,
             "levelled": False,
+            "light": 0.0,
             "patience": 320,
         },
     }
