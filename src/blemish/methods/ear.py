@@ -292,6 +292,8 @@ class Inpainting(_training.Task):
         if self.config.flips:
             ways = tuple(axis for axis in (-2, -1) if rng.random() < 0.5)
             picture, mask = np.flip(picture, ways), np.flip(mask, ways)
+        if not self.config.light:
+            return picture, mask
         brightness, contrast = 1 + self.config.light * rng.uniform(-1, 1, 2)
         mean = picture.mean()
         relit = (picture - mean) * contrast + mean * brightness
