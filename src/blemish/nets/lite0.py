@@ -63,7 +63,7 @@ class Geometry(NamedTuple):
 class Conv(torch.autograd.Function):
     """A convolution that pads each side as told, and in a graph is one operation.
 
-    torch has none, and paddings of their own cost ONNX Runtime a third of what all convolutions do.
+    torch has none, and around a padding of its own ONNX Runtime changes the layout of the map and back.
     """
 
     @staticmethod
