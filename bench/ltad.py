@@ -54,13 +54,14 @@ CONTROLS = (
     Variant("LTAD, no VAE", options={"vae": False}),
     Variant("LTAD, reconstruction alone", options={"score_of": "rm"}),
     Variant("LTAD, classifier alone", options={"score_of": "sad"}),
+    Variant("LTAD, classifier alone, means of classes", options={"score_of": "sad", "rows": 0}),
     Variant("LTAD, learned classifier alone", options={"score_of": "sad", "semantic": "learned"}),
     Variant("LTAD, names as classes look", options={"names": "given", "semantic": "learned"}),
     Variant("LTAD, one name for all", options={"names": "object", "semantic": "learned"}),
     Variant("LTAD, harmonic fusion", options={"fusion": "harmonic"}),
     Variant("LTAD, class not told", options={"agnostic": True}),
     *(Variant(f"LTAD, rho = {rho:g}", options={"rho": rho}) for rho in (0.25, 0.75)),
-    *(Variant(f"LTAD, kappa = {kappa:g}", options={"kappa": kappa}) for kappa in (0.5, 2.0)),
+    *(Variant(f"LTAD, kappa = {kappa:g}", options={"kappa": kappa}) for kappa in (0.5, 1.0, 2.0)),
 )
 
 
@@ -222,12 +223,16 @@ def main() -> None:
     parser.add_argument("--splits", default=",".join(SPLITS))
     parser.add_argument("--orders", default="size", help="of classes, from head to tail: size, random")
     parser.add_argument("--controls", action="store_true", help="what carries the gain, too")
+    parser.add_argument("--only", nargs="+", choices=[each.name for each in MAIN + CONTROLS])
     parser.add_argument("--cache", type=Path, help="a folder for features, which all variants share")
     given = parser.parse_args()
+    variants = MAIN + CONTROLS * given.controls
+    if given.only:
+        variants = tuple(each for each in MAIN + CONTROLS if each.name in given.only)
     if given.what == "folders":
-        table_of(together("folders", given.folders), MAIN + CONTROLS * given.controls, given)
+        table_of(together("folders", given.folders), variants, given)
     elif given.what == "textures":
-        table_of(textures(given.folders[0]), MAIN + CONTROLS * given.controls, given)
+        table_of(textures(given.folders[0]), variants, given)
     else:
         evidence(textures(given.folders[0]), given)
 

@@ -283,6 +283,20 @@ def test_the_closed_form_is_a_mahalanobis_distance() -> None:
         assert far[n, y, x].item() == pytest.approx(expected, rel=5e-3)
 
 
+def test_the_closed_form_compares_with_the_nearest_that_is_remembered() -> None:
+    net, maps = closed_form(), good(2, seeded(12))[0]
+    patches = [torch.randn(count, 12, generator=seeded(20 + count)) for count in (5, 3)]
+    net.remember([net.turned(klass, some) for klass, some in enumerate(patches)])
+    far = net(maps, torch.tensor([[0.9, 0.1], [0.4, 0.6]]))
+    for n, (klass, y, x) in enumerate(((0, 1, 2), (1, 7, 5))):
+        turn = net.whitening[klass]
+        off = torch.stack([turn @ (maps[n, :, y, x] - patch) for patch in patches[klass]])
+        expected = off.square().mean(1).min().sqrt()
+        torch.testing.assert_close(far[n, y, x], expected, rtol=1e-4, atol=1e-5)
+    known = patches[1][2][:, None, None].expand(12, 4, 4)[None]
+    assert float(net(known, torch.tensor([[0.0, 1.0]])).max()) < 1e-3
+
+
 def test_classes_with_few_pictures_borrow_from_the_others() -> None:
     wide, narrow = torch.eye(3).double() * 4, torch.eye(3).double()
     usual = [Moments(torch.zeros(3).double(), wide), Moments(torch.ones(3).double(), narrow)]

@@ -7,9 +7,10 @@ made features, a reconstruction and a classifier of patches between the texts "n
 name"; the sum of both scores. With `--vlm kakaobrain/align-base` names go through the paper's model. Its body
 could not be read: sizes, schedules and what stands for abnormal patches are UniAD's, or ours.
 Ours: without `--vlm` there is no text. A small tower over name and state vectors, learned with the names,
-takes its place beside any backbone: "LTAD-style, text-free (adaptation)". What is made is held to the moments
-of its class; a class that is not given is found by its name; harmonic fusion (LTOAD's); and oversampling, to
-compare with.
+takes its place beside any backbone: "LTAD-style, text-free (adaptation)". But in `paper`, patches are not
+classified between texts: they are compared with normal ones of their class, which counts four times as much
+as the reconstruction. What is made is held to the moments of its class; a class that is not given is found by
+its name; harmonic fusion (LTOAD's); and oversampling, to compare with.
 """
 
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ from torch import Tensor, nn
 
 from blemish.data import Samples
 from blemish.errors import UsageError
+from blemish.memory.coreset import k_centre
+from blemish.memory.vectors import Vectors
 from blemish.methods import _training, uniad
 from blemish.methods._contract import Run
 from blemish.methods._features import features, picture_key
@@ -48,6 +51,8 @@ JUDGED = 32
 """Pictures of a class that tell what is usual."""
 FEW = 8
 """Pictures of a class that made ones are compared with."""
+CODED = 40_000
+"""Patches of a class, of as many pictures as there are, that those to remember are taken from."""
 STRANGE = 0.01
 """Share of training pictures that look less like their class than one must to be surely of it."""
 
@@ -84,11 +89,13 @@ class Config(uniad.Config):
     """Reconstruction and semantic classifier, or only one of them."""
     semantic: Literal["lite", "learned"] = "lite"
     """The classifier: between texts as in the paper, or in closed form from what is usual in a class."""
+    rows: int = 256
+    """Normal patches of each class that the closed form compares with, 0: only their mean."""
     sad_level: Level = "patch"
     """What the classifier is shown: each patch, or the mean of all."""
     sad_hidden: int = 256
     """Units of the projection to names that learn what is no sum of channels; 0: a linear one."""
-    kappa: float = 1.0
+    kappa: float = 4.0
     """What the semantic score counts beside the other, both in the deviations that good patches have."""
     fusion: Literal["sum", "harmonic"] = "sum"
     """How both scores become one; `harmonic` compares directions, as `--rec-score cos` does."""
@@ -100,6 +107,7 @@ class Config(uniad.Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         leasts = {"tokens": 1, "name_updates": 1, "name_batch": 1, "sad_hidden": 0, "kappa": 0, "gamma": 0}
+        leasts["rows"] = 0
         for name, least in leasts.items():
             if getattr(self, name) < least:
                 raise UsageError(f"{name} is {getattr(self, name)}: give at least {least}.")
@@ -114,6 +122,7 @@ PAPER: dict[str, Any] = {
     "vlm": "kakaobrain/align-base",
     "standardised": True,
     "semantic": "learned",
+    "kappa": 1.0,
     "name_updates": 3000,
     "name_batch": 64,
     "vae_width": 128,
@@ -268,6 +277,10 @@ class LTAD:
             parts = [train.klass(name) for name in train.classes]
             usual = [sight.space.turned(self.moments(part)[0]) for part in parts]
             sad = Lite.of(usual, [len(part) for part in parts], sight.space.principal.spread)
+            if config.rows:
+                sad.remember(
+                    [remembered(sad, number, sight, part, config.rows) for number, part in enumerate(parts)]
+                )
         judge = Judge(
             tables,
             network.rm,
@@ -310,6 +323,17 @@ class LTAD:
 
     def facts(self) -> dict[str, Any]:
         return dict(self.chosen)
+
+
+def remembered(sad: Lite, klass: int, sight: Sight, part: Samples, count: int) -> Tensor:
+    """So many patches of a class, turned, from which none of the others lies far."""
+    each, rng = -(-CODED // len(part)), np.random.default_rng([klass])
+    some = []
+    for sample in part:
+        patches = sight.of([sample]).maps[0].flatten(1).T
+        some.append(patches[torch.from_numpy(rng.permutation(len(patches))[:each])])
+    turned = sad.turned(klass, torch.cat(some))
+    return turned[k_centre(Vectors.of([turned], turned.nbytes), count)]
 
 
 def reached(run: Run, key: dict[str, Any]) -> dict[str, Tensor]:

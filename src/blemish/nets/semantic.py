@@ -108,19 +108,20 @@ class Semantic(nn.Module):
 
 
 class Lite(nn.Module):
-    """In closed form: maps, and shares (N, K) of classes → how far (N, H, W) patches lie from their class.
+    """In closed form: maps, and shares (N, K) of classes → how far (N, H, W) patches lie from normal ones.
 
-    In the deviations of its normal patches, of which classes with few pictures borrow from the others.
+    From the nearest of those that are remembered of the likeliest class, or from their mean, in the
+    deviations of its normal patches. Classes with few pictures borrow these from the others.
     """
 
     def __init__(self, classes: int, channels: int) -> None:
         super().__init__()
-        self.means = nn.Parameter(torch.zeros(classes, channels), False)
         self.whitening = nn.Parameter(torch.eye(channels).repeat(classes, 1, 1), False)
+        self.rows = nn.Parameter(torch.zeros(classes, 1, channels), False)
 
     @classmethod
     def of(cls, usual: Sequence[Moments], counts: Sequence[int], spread: Tensor | None = None) -> "Lite":
-        """From the moments of each class's normal patches.
+        """From the moments of each class's normal patches, of which it remembers the mean.
 
         `spread` (channels,): what channels were divided by. Which hardly vary is seen as they were before.
         """
@@ -138,13 +139,27 @@ class Lite(nn.Module):
             floor = (FLOOR * alone.mean()).clamp(min=1e-12)
             factor = torch.linalg.cholesky((1 - doubt) * mixed + (doubt * alone + floor).diag())
             inverse = torch.linalg.solve_triangular(factor, torch.eye(len(factor)).double(), upper=False)
-            self.means[number].copy_(mean)
             self.whitening[number].copy_(inverse * before)
+            self.rows[number].copy_(self.turned(number, mean.float()[None]))
         return self
 
+    def turned(self, klass: int, vectors: Tensor) -> Tensor:
+        """Patches (n, channels) of a class, in the deviations that its normal ones have."""
+        return vectors @ self.whitening[klass].T
+
+    def remember(self, rows: Sequence[Tensor]) -> None:
+        """Of each class some patches, turned, instead of their mean; where they are fewer, one repeats."""
+        most = max(map(len, rows))
+        filled = [torch.cat([each, each[:1].expand(most - len(each), -1)]) for each in rows]
+        self.rows = nn.Parameter(torch.stack(filled), False)
+
     def forward(self, maps: Tensor, shares: Tensor) -> Tensor:
-        off = maps.flatten(2) - (shares @ self.means)[:, :, None]
-        far = (torch.tensordot(shares, self.whitening, 1) @ off).square().mean(1)
+        likeliest = shares.argmax(1)
+        rows, turned = self.rows[likeliest], self.whitening[likeliest] @ maps.flatten(2)
+        nearest = (rows.square().sum(2, keepdim=True) - 2 * rows @ turned).argmin(1)
+        known = rows.gather(1, nearest[..., None].expand(-1, -1, int(rows.shape[2])))
+        # From the difference: the product form loses the digits of patches that lie close to a row.
+        far = (turned.transpose(1, 2) - known).square().mean(2)
         return far.clamp(min=LEAST).sqrt().reshape(-1, *(int(side) for side in maps.shape[-2:]))
 
 

@@ -1,0 +1,90 @@
+"""How defaults of a model of several products are chosen: painted defects on held-out good images of each.
+
+    python bench/choose_products.py ../shared/data/screw … [--painted strong faint unseen]
+
+As in choose_defaults.py, but all products are learnt as one model. Half of them keep all of their images and
+half a few, as in a long tail. Image AUROC of each product, and its mean, goes into
+bench/results/choices-products.json as soon as it is there. No test image is ever opened.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import blemish
+from blemish import data, defects
+from blemish.data import Role, Samples
+from blemish.evaluate.metrics import image_metrics
+from choose_defaults import PAINTED, PAINTERS, SIZE, Pictures, good_pictures
+from records import RESULTS, Store
+
+RARE = 6
+"""Images that are learnt from of every other product."""
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "UniAD": ("uniad", {}),
+    "LTAD": ("ltad", {}),
+    "LTAD, kappa = 1": ("ltad", {"kappa": 1.0}),
+    "classifier alone": ("ltad", {"score_of": "sad"}),
+    "classifier alone, means of classes": ("ltad", {"score_of": "sad", "rows": 0}),
+    "classifier alone, 1024 patches": ("ltad", {"score_of": "sad", "rows": 1024}),
+    "learned classifier alone": ("ltad", {"score_of": "sad", "semantic": "learned"}),
+}
+
+
+def together(learnt: dict[str, Pictures]) -> Samples:
+    items = [
+        replace(sample, klass=name, name=f"{name}/{sample.name}")
+        for name, pictures in learnt.items()
+        for sample in data.read(list(pictures)).role(Role.TRAIN)
+    ]
+    return Samples("products", "arrays", tuple(items))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--painted", nargs="+", choices=PAINTERS, default=list(PAINTERS))
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--cache", type=Path, help="a folder for features, which all variants share")
+    given = parser.parse_args()
+    store = Store(RESULTS / "choices-products.json")
+    for seed in map(int, given.seeds.split(",")):
+        learnt: dict[str, Pictures] = {}
+        asked: dict[str, tuple[Pictures, dict[str, Pictures]]] = {}
+        for number, folder in enumerate(given.folders):
+            train, held = good_pictures(data.read(folder), seed)
+            learnt[folder.name] = train[:RARE] if number % 2 else train
+            source = defects.Source(held, defects.foregrounds(held))
+            bad = {sort: PAINTERS[sort](source, PAINTED, seed=seed).pictures for sort in given.painted}
+            asked[folder.name] = held, bad
+        for variant in given.only:
+            key = {"seed": seed, "variant": variant, "rare": [*learnt][1::2]}
+            if not store.has(key):
+                method, options = VARIANTS[variant]
+                samples = together(learnt)
+                model = blemish.fit(
+                    samples, method=method, options=options, size=SIZE, seed=seed, cache=given.cache
+                )
+                store.add(key, judged(model, asked))
+
+
+def judged(
+    model: blemish.Inspector, asked: dict[str, tuple[Pictures, dict[str, Pictures]]]
+) -> dict[str, Any]:
+    found: dict[str, dict[str, float | None]] = {}
+    for name, (held, bad) in asked.items():
+        good = [model.inspect(picture, klass=name).score for picture in held]
+        for sort, pictures in bad.items():
+            scores = good + [model.inspect(picture, klass=name).score for picture in pictures]
+            labels = [False] * len(held) + [True] * len(pictures)
+            found.setdefault(sort, {})[name] = image_metrics(scores, labels).auroc
+    every = [value for of in found.values() for value in of.values() if value is not None]
+    return {"image_auroc": float(np.mean(every)), "by": found, "fit_seconds": model.manifest["fit_seconds"]}
+
+
+if __name__ == "__main__":
+    main()
