@@ -21,12 +21,13 @@ from records import RESULTS, Store, measured
 
 RIVALS: dict[str, dict[str, Any]] = {
     "EAR v1": {},
-    "mosaic": {"variant": "mosaic"},
     "RIAD, 12 passes": {"hide": "riad"},
     "plain autoencoder": {"hide": "nothing", "off": 4, "off_in_training": 4},
     "random mask of the same area": {"hide": "random"},
-    "two skips off": {"off": 2},
+    "mosaic": {"variant": "mosaic"},
     "two skips off in training too": {"off": 2, "off_in_training": 2},
+    "EAR v1, by MSGMS": {"compare": "msgms"},
+    "RIAD, by MSGMS": {"hide": "riad", "compare": "msgms"},
 }
 ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
     "mask": {
@@ -43,11 +44,13 @@ ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
     "fill": {name: {"fill": name} for name in ("mean", "mosaic")},
     "loss": {name: {"loss": name} for name in ("l2", "l2+ssim")},
     "attention": {
+        "at full size": {"reduction": 1},
         "not levelled": {"levelled": False},
         "dark strokes": {"polarity": "dark"},
         "bright strokes": {"polarity": "bright"},
         "two scales": {"scales": 2},
     },
+    "comparison": {"MSGMS": {"compare": "msgms"}},
     "score": {"within the mask": {"region": "mask"}, "top 0.1 %": {"score": "top"}},
     "mosaic's cells": {f"{side} px": {"variant": "mosaic", "cell": side} for side in (4, 8, 16, 32)},
 }
@@ -78,14 +81,15 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--seeds", default="0,1,2", help="of the rivals; ablations have 0")
     parser.add_argument("--preset", default="fast", help="of the rivals")
+    parser.add_argument("--only", nargs="+", choices=RIVALS, default=list(RIVALS))
     given = parser.parse_args()
     if given.what == "rivals":
         store = Store(RESULTS / "ear-rivals.json")
         for seed in map(int, given.seeds.split(",")):
             for folder in given.folders:
-                for name, options in RIVALS.items():
+                for name in given.only:
                     key = {"dataset": folder.name, "preset": given.preset, "variant": name, "seed": seed}
-                    measure(folder, key, store, preset=given.preset, options=options, seed=seed)
+                    measure(folder, key, store, preset=given.preset, options=RIVALS[name], seed=seed)
         return
     store = Store(RESULTS / "ear-ablations.json")
     for folder in given.folders:

@@ -305,6 +305,19 @@ def light(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
         yield [f"`{record['dataset']}`", record["variant"], *(f"{100 * rate:.1f}" for rate in rates)]
 
 
+def products(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
+    """Of each sort of painted defects the mean of all products, and of those with few images."""
+    sorts = list(result["records"][0]["by"])
+    yield ["", *(f"{sort}: {which}" for sort in sorts for which in ("all", "rare")), "fit s"]
+    for record in result["records"]:
+        means = [
+            fmean(rate for name, rate in record["by"][sort].items() if name in members)
+            for sort in sorts
+            for members in (record["by"][sort], record["rare"])
+        ]
+        yield [record["variant"], *(f"{100 * mean:.1f}" for mean in means), f"{record['fit_seconds']:.0f}"]
+
+
 def seeds(records: Sequence[Mapping[str, Any]]) -> str:
     """Rates, and the medians of time."""
     if not records:
@@ -326,6 +339,7 @@ DOCUMENTS: Mapping[str, Mapping[str, Shown]] = {
         "few": Shown("choices-few", partial(by_sort, of="few")),
         "taps": Shown("choices-taps", partial(by_sort, of="taps")),
         "light": Shown("light", light),
+        "products": Shown("choices-products", products),
     },
     "docs/reb.md": {
         "reb-cells": Shown("reb-cells", reb_cells),

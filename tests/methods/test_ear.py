@@ -21,7 +21,7 @@ from blemish.nets.runtime import export
 from blemish.nets.unet import UNet
 from tests.methods.product import SIDE, datasets, fit, marked, pictures, run_for
 
-QUICK: dict[str, Any] = {"updates": 4, "batch": 2, "width": 4, "check_every": 2}
+QUICK: dict[str, Any] = {"updates": 4, "batch": 2, "width": 4, "check_every": 2, "off": 1}
 
 
 def stripes(count: int, side: int = 64) -> list[NDArray[np.uint8]]:
@@ -74,7 +74,7 @@ def test_all_skips_are_on_in_training_and_shallow_ones_off_in_inspection() -> No
     assert isinstance(task.network.unet, UNet)
     assert task.network.unet.switches == (True,) * 4
     scorer = method.scorer(task, run)
-    assert scorer.filling.unet.switches == (False, False, True, True)
+    assert scorer.passes.filling.unet.switches == (False, False, True, True)
     _, fewer, _ = prepared({**QUICK, "off_in_training": 4})
     assert fewer.network.unet.switches == (False,) * 4
 
@@ -167,7 +167,7 @@ def test_every_setting_exports(options: dict[str, Any]) -> None:
     ],
 )
 def test_cells_and_skips_are_chosen_on_painted_defects(variant: str, ways: set[str]) -> None:
-    model = fit(pictures(12), method="ear", options={**QUICK, "variant": variant})
+    model = fit(pictures(12), method="ear", options={**QUICK, "variant": variant, "off": -1})
     facts = model.manifest["facts"]
     apart = facts["apart"]
     assert set(apart) == ways
@@ -256,7 +256,7 @@ def test_never_more_than_half_is_hidden() -> None:
 @pytest.mark.parametrize(("dilation", "capped"), [(0, False), (40, True)])
 def test_more_to_hide_than_may_be_is_said_in_the_result(dilation: int, capped: bool) -> None:
     images = pictures(6)
-    model = fit(images, method="ear", options=QUICK | {"rule": "top5", "dilation": dilation})
+    model = fit(images, method="ear", options=QUICK | {"rule": "top5", "dilation": dilation, "reduction": 1})
     sentence = "More than half of the picture is conspicuous: the most conspicuous half was hidden."
     assert model.inspect(images[0]).notes == ((sentence,) if capped else ())
 

@@ -4,12 +4,14 @@ Paper: Park, Kang, Kim, Lee, Kim and Yi, "Excision and Recovery: Enhancing Surfa
 Attention-based Single Deterministic Masking", arXiv 2310.04010 v1; `--variant mosaic`: its later version.
 Faithful: one mask a picture from a pre-trained attention that nothing random sways, the mean plus 0.674
 deviations as its threshold, a U-Net trained with all skips (in `paper` used without the shallow ones), one
-pass, and the highest value of the MSGMS map as score. The papers' bodies could not be read: widths, losses,
-schedule and which skips are off are those of the first author's public code for RIAD, or ours.
-Ours: the attention learned from drawn glyphs instead of MNIST's digits, and the local mean is taken off
-before it looks; training in swayed light; good pictures kept aside tell when to stop, and defects painted on
-them how many skips are off; widths and updates for two CPU cores; remedies for skips that are off; and, to
-compare with, random masks, no masks, and RIAD's twelve passes.
+pass, the highest value of the map as score and, in `paper`, MSGMS as what the map is of. The papers' bodies
+could not be read: widths, losses, schedule and which skips are off are those of the first author's public
+code for RIAD, or ours.
+Ours: in `fast` and `full` the map tells how unlikely what a backbone sees of the picture is, by what it sees
+of the reconstruction; the attention learned from drawn glyphs instead of MNIST's digits, and looks at half
+the size, with the local mean taken off; training in swayed light; good pictures kept aside tell when to stop,
+and defects painted on them how many skips are off; widths and updates for two CPU cores; remedies for skips
+that are off; and, to compare with, random masks, no masks, and RIAD's twelve passes.
 """
 
 import math
@@ -27,6 +29,8 @@ from torch import Tensor, nn
 from blemish.data import Sample, Samples
 from blemish.defects import faint
 from blemish.errors import UsageError
+from blemish.memory.patches import PatchVectors
+from blemish.memory.surprise import Surprise
 from blemish.methods import _training
 from blemish.methods._contract import Run
 from blemish.methods._once import TrainsOnce
@@ -36,6 +40,7 @@ from blemish.nets.masking import Constant, Hiding, Masking, excise
 from blemish.nets.reconstruction import (
     CELLS,
     Loss,
+    Msgms,
     Parts,
     Region,
     Riad,
@@ -44,7 +49,6 @@ from blemish.nets.reconstruction import (
     disjoint_masks,
     image_score,
     inpainted,
-    msgms_map,
     random_squares,
     restricted,
 )
@@ -62,6 +66,8 @@ PAINTED, OPACITY = 64, (0.8, 1.0)
 """Defects that both are chosen by: fainter ones are lost in what differs between pixels of good pictures."""
 ENOUGH = 8
 """Pictures kept aside that tell how far good ones differ; of fewer all pictures are asked."""
+LOOKED_AT = 128
+"""Good pictures that tell what to expect of a rebuilt one."""
 BATCH = 8
 
 Hide = Literal["attention", "random", "riad", "nothing"]
@@ -71,7 +77,7 @@ Hide = Literal["attention", "random", "riad", "nothing"]
 class Config:
     variant: Literal["v1", "mosaic"] = "v1"
     """`mosaic`, the later version: what is hidden is made coarse instead of emptied, and all skips are on."""
-    updates: int = 600
+    updates: int = 300
     """Updates of the U-Net, at most."""
     batch: int = 4
     """Pictures in an update."""
@@ -91,8 +97,10 @@ class Config:
     """Whether the local mean is taken off first: to the attention all that is bright is ink."""
     polarity: Literal["both", "bright", "dark"] = "both"
     """Which strokes draw attention."""
+    reduction: int = 2
+    """By how many times a picture is reduced before it is looked at for strokes of 2 to 6 pixels."""
     scales: int = 1
-    """At how many sizes the picture is looked at, each half the last."""
+    """At how many sizes the reduced picture is looked at, each half the last."""
     rule: Literal["tukey", "sigma1", "sigma2", "sigma3", "top1", "top5", "top10", "top25", "otsu"] = "tukey"
     """Above which attention a pixel is hidden; `tukey`: the mean and 0.674 deviations."""
     dilation: int = 4
@@ -109,6 +117,8 @@ class Config:
     """For skips that are off: take batch norms anew, or put a skip's mean in its place."""
     loss: Parts = "l2+ssim+msgms"
     """What is made small."""
+    compare: Literal["features", "msgms"] = "features"
+    """How picture and rebuilt one are compared: what a backbone sees of both, or MSGMS as in the paper."""
     smooth: float = 3.0
     """Standard deviation of the map's blur, in pixels of a 256-pixel picture, 0: none."""
     score: Summary = "max"
@@ -129,7 +139,9 @@ class Config:
     """Looks without a better one after which training ends."""
 
     def __post_init__(self) -> None:
-        leasts = dict.fromkeys(("updates", "batch", "width", "scales", "patience"), 1) | {"off": -1}
+        leasts = dict.fromkeys(("updates", "batch", "width", "reduction", "scales", "patience"), 1) | {
+            "off": -1
+        }
         leasts |= dict.fromkeys(("cell", "off_in_training", "dilation", "light", "check_every"), 0)
         for name, least in leasts.items():
             if getattr(self, name) < least:
@@ -209,20 +221,47 @@ class Filling(nn.Module):
         return self.unet(self.left(pictures, hidden, cells))
 
 
-class EarScorer(nn.Module):
-    def __init__(
-        self, hiding: Hiding | Constant, filling: Filling, config: Config, size: tuple[int, int], cells: int
-    ) -> None:
+class Passes(nn.Module):
+    """Pictures → what is rebuilt of them, once or, as RIAD does, once for each size of what is hidden; what
+    was hidden; and of which pictures more was conspicuous than may be."""
+
+    def __init__(self, hiding: Hiding | Constant | None, filling: Filling | Riad, cells: int) -> None:
         super().__init__()
         self.hiding, self.filling, self.cells = hiding, filling, cells
+
+    def forward(self, pictures: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+        if self.hiding is None:
+            everywhere = torch.ones_like(pictures[:, 0])
+            return self.filling(pictures), everywhere, everywhere[:, 0, 0] > 1  # never
+        hidden, capped = self.hiding.told(pictures)
+        return [self.filling(pictures, hidden, self.cells)], hidden, capped
+
+
+class EarScorer(nn.Module):
+    def __init__(
+        self, passes: Passes, compare: Msgms | Surprise, config: Config, size: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        self.passes, self.compare = passes, compare
         self.score, self.region = config.score, config.region
         self.smooth = Smooth(size, config.smooth)
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        hidden, capped = self.hiding.told(pictures)
-        rebuilt = self.filling(pictures, hidden, self.cells)
-        error = self.smooth(msgms_map(pictures, rebuilt))
+        rebuilt, hidden, capped = self.passes(pictures)
+        error = self.smooth(torch.stack([self.compare(pictures, each) for each in rebuilt]).mean(0))
         return image_score(restricted(error, hidden, self.region), self.score), error, capped.float()
+
+
+class Pairs(nn.Module):
+    """Pictures → what is seen of them and of what is rebuilt of them."""
+
+    def __init__(self, passes: Passes, surprise: Surprise) -> None:
+        super().__init__()
+        self.passes, self.surprise = passes, surprise
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        rebuilt, _, _ = self.passes(pictures)
+        return torch.cat([self.surprise.seen(pictures, each) for each in rebuilt], dim=1)
 
 
 class First(nn.Module):
@@ -234,19 +273,6 @@ class First(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         return self.scorer(pictures)[0]
-
-
-class RiadScorer(nn.Module):
-    """Twelve passes, every pixel in turn hidden."""
-
-    def __init__(self, unet: nn.Module, config: Config, size: tuple[int, int], seed: int) -> None:
-        super().__init__()
-        self.riad = Riad(unet, size, seed=seed)
-        self.smooth, self.score = Smooth(size, config.smooth), config.score
-
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        error = self.smooth(self.riad(pictures))
-        return image_score(error, self.score), error, torch.zeros_like(error[:, 0, 0])
 
 
 class Inpainting(_training.Task):
@@ -356,7 +382,9 @@ class EAR(TrainsOnce):
             "batch": 16,
             "width": 64,
             "off": 2,
+            "compare": "msgms",
             "smooth": 0.0,
+            "reduction": 1,
             "levelled": False,
             "light": 0.0,
             "patience": 320,
@@ -382,10 +410,17 @@ class EAR(TrainsOnce):
     def look(self, train: Samples, run: Run) -> None:
         """What is hidden of each training picture, one bit a pixel: it depends on the picture alone."""
         config = self.config
+        self.ways = [(off, cells) for off in config.offs for cells in config.cells]
+        if config.compare == "features":
+            backbone = run.load_backbone().requires_grad_(False)
+            self.patches = PatchVectors(backbone)
+            self.chosen["weights_licence"] = backbone.licence
         self.masks: dict[str, NDArray[np.uint8]] = {}
         self.hiding: Hiding | Constant = Constant(torch.zeros(run.size))
         if config.hide in ("attention", "random"):
-            self.hiding = Hiding(saliency_of(config), Masking(config.rule, config.dilation))
+            dilation = -(-config.dilation // config.reduction)
+            masking = Masking(config.rule, dilation)
+            self.hiding = Hiding(saliency_of(config), masking, config.reduction)
             masks = run.outputs(run.compiled(self.hiding), train, "attention")
             for sample, mask in zip(train, masks, strict=True):
                 self.masks[sample.name] = np.packbits(mask.numpy() > 0)
@@ -413,24 +448,36 @@ class EAR(TrainsOnce):
         assert isinstance(unet, UNet)
         remedy = {"none": None, "bn_recal": recalibrate, "mean_skip": mean_skips}[config.remedy]
 
-        def scorer(off: int, cells: int) -> nn.Module:
+        def scorer(off: int, cells: int) -> EarScorer:
             unet.switch(first_off(off))
             if remedy is not None:
                 remedy(unet, (filling.left(*batch) for batch in task.kept(task.train)))
             thin = sliced(unet)
             if config.hide == "riad":
-                return RiadScorer(thin, config, run.size, run.seed).eval()
-            return EarScorer(self.hiding, Filling(thin, config), config, run.size, cells).eval()
+                passes = Passes(None, Riad(thin, run.size, seed=run.seed), cells)
+            else:
+                passes = Passes(self.hiding, Filling(thin, config), cells)
+            return EarScorer(passes, self.comparison(passes, task.train, run), config, run.size).eval()
 
-        ways = [(off, cells) for off in config.offs for cells in config.cells]
-        if len(ways) == 1:
-            return scorer(*ways[0])
+        if len(self.ways) == 1:
+            return scorer(*self.ways[0])
         good = task.aside if len(task.aside) >= ENOUGH else task.train
-        apart = {way: self.apart(scorer(*way), good, run) for way in ways}
+        scorers = {way: scorer(*way) for way in self.ways}
+        apart = {way: self.apart(each, good, run) for way, each in scorers.items()}
         off, cells = best = max(apart, key=lambda way: apart[way])
         told = {f"{off} off, {cells} px": round(each, 3) for (off, cells), each in apart.items()}
         self.chosen |= {"off": off, "cell": cells, "apart": told}
-        return scorer(*best)
+        self.ways = [best]  # what is fitted on halves does as the whole
+        return scorers[best]
+
+    @torch.no_grad()
+    def comparison(self, passes: Passes, train: Samples, run: Run) -> Msgms | Surprise:
+        if self.config.compare == "msgms":
+            return Msgms()
+        surprise = Surprise(self.patches, run.size)
+        some = train[:: -(-len(train) // LOOKED_AT)]
+        surprise.settle(run.outputs(run.compiled(Pairs(passes, surprise)), some, "looking"))
+        return surprise
 
     def apart(self, scorer: nn.Module, good: Samples, run: Run) -> float:
         """By how many of good pictures' deviations defects painted on them score higher."""
@@ -445,4 +492,9 @@ class EAR(TrainsOnce):
         return (float(np.median(bad)) - middle) / max(float(np.median(np.abs(usual - middle))), 1e-12)
 
     def weights(self, scorer: nn.Module) -> dict[str, Tensor]:
-        return {name: value.cpu().contiguous() for name, value in scorer.state_dict().items()}
+        state = scorer.state_dict()
+        return {
+            name: value.cpu().contiguous()
+            for name, value in state.items()
+            if not name.startswith("compare.patches.")
+        }

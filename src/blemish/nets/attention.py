@@ -22,8 +22,8 @@ from blemish.nets.saliency import blurred, framed, grey, shares, shrunk, size_of
 from blemish.nets.weights import read_state
 
 CELL = 4
-BORDER = 16
-"""The receptive field of a cell, so that none sees the zeros beyond the margin."""
+BORDER = 8
+"""A cell sees 6 pixels beyond its own, and so never the zeros beyond the margin."""
 STROKE = 4.0
 """Deviation of the local mean that is taken off: the width of a stroke."""
 KEPT = 64

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blemish.errors import UsageError
-from blemish.nets.saliency import framed, size_of
+from blemish.nets.saliency import framed, shrunk, size_of
 
 SPECK = 9
 """Components of fewer pixels are dropped."""
@@ -91,21 +91,31 @@ class Masking(nn.Module):
 
 
 class Hiding(nn.Module):
-    """Pictures (N, C, H, W) → masks (N, H, W), 1 where they are hidden: a function of the picture alone."""
+    """Pictures (N, C, H, W) → masks (N, H, W), 1 where they are hidden: a function of the picture alone.
 
-    def __init__(self, saliency: nn.Module, masking: Masking) -> None:
+    `reduction`: by how many times pictures are reduced first, and masks enlarged afterwards.
+    """
+
+    def __init__(self, saliency: nn.Module, masking: Masking, reduction: int = 1) -> None:
         super().__init__()
         self.saliency = saliency
         self.masking = masking
+        self.reduction = reduction
 
     def forward(self, pictures: Tensor) -> Tensor:
         return self.told(pictures)[0]
 
     def told(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """And of which pictures (N,) more was conspicuous than may be hidden."""
+        full = size_of(pictures)
+        if self.reduction > 1:
+            pictures = shrunk(pictures, (-(-full[0] // self.reduction), -(-full[1] // self.reduction)))
         maps = self.saliency(pictures)
         found = self.masking.found(maps)
-        return self.masking.capped(maps, found), found.to(maps.dtype).mean(1) > MOST
+        masks = self.masking.capped(maps, found)
+        if self.reduction > 1:
+            masks = F.interpolate(masks[:, None], full, mode="nearest")[:, 0]
+        return masks, found.to(maps.dtype).mean(1) > MOST
 
 
 class Constant(nn.Module):

@@ -202,7 +202,7 @@ def inpainted(unet: nn.Module, pictures: Tensor, hidden: Tensor) -> Tensor:
 
 
 class Riad(nn.Module):
-    """Pictures → error map (N, H, W), the mean over cell sizes, with masks that are part of the module."""
+    """Pictures → one reconstruction for each cell size, with masks that are part of the module."""
 
     def __init__(
         self, unet: nn.Module, size: tuple[int, int], cells: Sequence[int] = CELLS, *, seed: int = 0
@@ -213,6 +213,12 @@ class Riad(nn.Module):
         masks = np.stack([disjoint_masks(size, cell, seed=[seed, cell]) for cell in cells])
         self.register_buffer("hidden", torch.from_numpy(masks)[:, :, None], persistent=False)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        errors = [msgms_map(pictures, inpainted(self.unet, pictures, each.float())) for each in self.hidden]
-        return torch.stack(errors).mean(0)
+    def forward(self, pictures: Tensor) -> list[Tensor]:
+        return [inpainted(self.unet, pictures, each.float()) for each in self.hidden]
+
+
+class Msgms(nn.Module):
+    """Pictures, and what was rebuilt of them → error maps (N, H, W)."""
+
+    def forward(self, pictures: Tensor, rebuilt: Tensor) -> Tensor:
+        return msgms_map(pictures, rebuilt)
