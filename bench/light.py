@@ -20,11 +20,15 @@ from blemish.evaluate.metrics import image_metrics
 from choose_defaults import PAINTED, PAINTERS, SIZE, Pictures, good_pictures
 from records import RESULTS, Store
 
+MSGMS = {"compare": "msgms", "reduction": 1, "updates": 600}
+"""What `ear` did when its training in swayed light was decided on."""
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "knn": ("knn", {}),
     "reb": ("reb", {}),
     "fractalad": ("fractalad", {}),
     "uniad": ("uniad", {}),
+    "ear by MSGMS, trained in one light": ("ear", MSGMS | {"light": 0.0}),
+    "ear by MSGMS": ("ear", MSGMS),
     "ear, trained in one light": ("ear", {"light": 0.0}),
     "ear": ("ear", {}),
 }

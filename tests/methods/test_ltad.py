@@ -236,7 +236,7 @@ def test_one_seed_one_model(options: dict[str, Any], small: dict[str, str]) -> N
         {"score_of": "sad", "semantic": "learned", "names": "object"},
         {"fusion": "harmonic", "semantic": "learned", "sad_level": "image", "sad_hidden": 0},
         {"oversample": True, "rec_score": "l2", "kept": 0, "kappa": 0.5, "standardised": False},
-        {"rows": 0, "agnostic": True},
+        {"rows": 0},
     ],
 )
 @pytest.mark.parametrize("several", [False, True])

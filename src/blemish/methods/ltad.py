@@ -293,7 +293,7 @@ class LTAD:
         off, abnormal, alike = Deviation(), Deviation(), []
         for number, name in enumerate(train.classes):
             seen = sight.of(train.klass(name)[:JUDGED])
-            own = torch.eye(len(tables.normal))[[number]]
+            own = torch.eye(len(tables.normal))[number].expand(len(seen.maps), -1)
             if network.rm is not None:
                 off.add(judge.off(seen))
             if sad is not None:
