@@ -38,7 +38,7 @@ OPTIONS: dict[str, dict[str, object]] = {
     "ltad": REBUILDING | {"name_updates": 20},
 }
 """What makes a method quick: every other one is tested as it is."""
-FLOORS = {"fractalad": (0.75, 0.8), "ear": (0.6, 0.6)}
+FLOORS = {"fractalad": (0.75, 0.8), "ear": (0.7, 0.8)}
 """Image and pixel AUROC after so little training."""
 
 
@@ -129,8 +129,6 @@ class TestContract:
         assert record["pixel_auroc"] > pixel
         assert record["n_test"] == 20
         assert record["false_reject_rate"] is not None
-        if name == "ear" and record["image_auroc"] <= image:
-            pytest.xfail("A known fault: ear's image score does not tell bad pictures from good ones.")
         assert record["image_auroc"] > image
 
     def test_leave_one_out_with_few_images(self, name: str, gear: Samples) -> None:

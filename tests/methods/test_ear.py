@@ -21,7 +21,14 @@ from blemish.nets.runtime import export
 from blemish.nets.unet import UNet
 from tests.methods.product import SIDE, datasets, fit, marked, pictures, run_for
 
-QUICK: dict[str, Any] = {"updates": 4, "batch": 2, "width": 4, "check_every": 2, "off": 1}
+QUICK: dict[str, Any] = {
+    "updates": 4,
+    "batch": 2,
+    "width": 4,
+    "check_every": 2,
+    "off": 1,
+    "compare": "msgms",  # a backbone in every graph would take most of the time
+}
 
 
 def stripes(count: int, side: int = 64) -> list[NDArray[np.uint8]]:
@@ -144,6 +151,8 @@ def test_light_is_swayed_by_no_more_than_was_asked_for() -> None:
         {"variant": "mosaic", "saliency": "residual", "cell": 8},
         {"fill": "mean", "scales": 2, "rule": "otsu", "score": "top", "region": "mask+ring"},
         {"hide": "riad"},
+        {"compare": "features"},
+        {"compare": "features", "hide": "riad"},
         {"mask_aug": 1.0, "loss": "l2", "polarity": "dark", "smooth": 0.0},
     ],
 )
@@ -167,7 +176,9 @@ def test_every_setting_exports(options: dict[str, Any]) -> None:
     ],
 )
 def test_cells_and_skips_are_chosen_on_painted_defects(variant: str, ways: set[str]) -> None:
-    model = fit(pictures(12), method="ear", options={**QUICK, "variant": variant, "off": -1})
+    model = fit(
+        pictures(12), method="ear", options={**QUICK, "variant": variant, "off": -1, "compare": "features"}
+    )
     facts = model.manifest["facts"]
     apart = facts["apart"]
     assert set(apart) == ways
@@ -240,7 +251,7 @@ def test_other_pictures() -> None:
         model = fit(images, method="ear", options=QUICK)
         assert np.isfinite(model.inspect(marked(images[0])).score)
     flat = [np.full((40, 72, 3), 90, np.uint8)] * 4
-    model = blemish.fit(flat, method="ear", size=(40, 72), options=QUICK)
+    model = blemish.fit(flat, method="ear", size=(40, 72), options=QUICK | {"compare": "features"})
     assert model.manifest["facts"]["hidden"] == 0
     assert np.isfinite(model.inspect(flat[0]).score)
 
@@ -263,7 +274,8 @@ def test_more_to_hide_than_may_be_is_said_in_the_result(dilation: int, capped: b
 
 def test_the_same_map_to_the_bit_in_every_process(tmp_path: Path) -> None:
     images = pictures(6)
-    fit(images, method="ear", options=QUICK).save(tmp_path / "parts.blemish")
+    options = QUICK | {"compare": "features"}
+    fit(images, method="ear", options=options).save(tmp_path / "parts.blemish")
     cv2.imwrite(str(tmp_path / "bad.png"), marked(images[0]))
     script = (
         "import sys, hashlib, blemish; result = blemish.load(sys.argv[1]).inspect(sys.argv[2]);"
