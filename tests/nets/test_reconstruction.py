@@ -220,7 +220,7 @@ def test_riad_rebuilds_once_for_each_cell_size_and_exports() -> None:
     assert expected[0].std() > 0.01
     torch.testing.assert_close(riad(x), expected, rtol=0, atol=1e-6)
     session = onnxruntime.InferenceSession(
-        export(riad, 3, SMALL, ["2", "4", "8", "16"]), providers=["CPUExecutionProvider"]
+        export(riad, 3, SMALL, ["by_2", "by_4", "by_8", "by_16"]), providers=["CPUExecutionProvider"]
     )
     for count in (1, 2):
         for found, every in zip(session.run(None, {"pixels": x[:count].numpy()}), expected, strict=True):

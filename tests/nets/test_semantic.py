@@ -19,6 +19,7 @@ from blemish.nets.semantic import (
     COLDEST,
     FLOOR,
     HOTTEST,
+    NEAR,
     NOISE,
     PATCHES,
     Lite,
@@ -279,7 +280,7 @@ def test_the_closed_form_is_a_mahalanobis_distance() -> None:
         covariance = np.cov(own.T, ddof=0)
         covariance += FLOOR * covariance.diagonal().mean() * np.eye(12)
         off = new[0][n, :, y, x].double().numpy() - own.mean(0)
-        expected = np.sqrt(off @ np.linalg.inv(covariance) @ off / 12)
+        expected = np.sqrt(off @ np.linalg.inv(covariance) @ off / 12 + NEAR**2)
         assert far[n, y, x].item() == pytest.approx(expected, rel=5e-3)
 
 
@@ -291,10 +292,10 @@ def test_the_closed_form_compares_with_the_nearest_that_is_remembered() -> None:
     for n, (klass, y, x) in enumerate(((0, 1, 2), (1, 7, 5))):
         turn = net.whitening[klass]
         off = torch.stack([turn @ (maps[n, :, y, x] - patch) for patch in patches[klass]])
-        expected = off.square().mean(1).min().sqrt()
+        expected = (off.square().mean(1).min() + NEAR**2).sqrt()
         torch.testing.assert_close(far[n, y, x], expected, rtol=1e-4, atol=1e-5)
     known = patches[1][2][:, None, None].expand(12, 4, 4)[None]
-    assert float(net(known, torch.tensor([[0.0, 1.0]])).max()) < 1e-3
+    assert float(net(known, torch.tensor([[0.0, 1.0]])).max()) == pytest.approx(NEAR, abs=1e-4)
 
 
 def test_classes_with_few_pictures_borrow_from_the_others() -> None:

@@ -33,10 +33,11 @@ from blemish.memory.patches import PatchVectors
 from blemish.memory.surprise import Surprise
 from blemish.methods import _training
 from blemish.methods._contract import Run
+from blemish.methods._excision import Filling, First, Pairs, Passes
 from blemish.methods._once import TrainsOnce
 from blemish.methods._registry import register
 from blemish.nets.attention import Attention
-from blemish.nets.masking import Constant, Hiding, Masking, excise
+from blemish.nets.masking import Constant, Fill, Hiding, Masking
 from blemish.nets.reconstruction import (
     CELLS,
     Loss,
@@ -48,7 +49,6 @@ from blemish.nets.reconstruction import (
     Summary,
     disjoint_masks,
     image_score,
-    inpainted,
     random_squares,
     restricted,
 )
@@ -153,7 +153,7 @@ class Config:
             raise UsageError("The saliency vit needs a transformer: name it with --vit.")
 
     @property
-    def filling(self) -> Literal["zero", "mean", "mosaic"]:
+    def filling(self) -> Fill:
         if self.fill != "auto":
             return self.fill
         return "mosaic" if self.variant == "mosaic" else "zero"
@@ -200,43 +200,6 @@ class Batch(NamedTuple):
     """Side of the mosaic."""
 
 
-class Filling(nn.Module):
-    """The U-Net, given pictures without what is hidden of them."""
-
-    def __init__(self, unet: nn.Module, config: Config) -> None:
-        super().__init__()
-        self.unet = unet
-        self.fill, self.told = config.filling, config.mask_channel
-
-    def left(self, pictures: Tensor, hidden: Tensor, cells: int) -> Tensor:
-        """What the U-Net is given."""
-        if hidden.ndim > 3:
-            return (pictures[:, None] * (1 - hidden)).flatten(0, 1)
-        left = excise(pictures, hidden, self.fill, cells)
-        return torch.cat([left, hidden[:, None]], 1) if self.told else left
-
-    def forward(self, pictures: Tensor, hidden: Tensor, cells: int) -> Tensor:
-        if hidden.ndim > 3:
-            return inpainted(self.unet, pictures, hidden)
-        return self.unet(self.left(pictures, hidden, cells))
-
-
-class Passes(nn.Module):
-    """Pictures → what is rebuilt of them, once or, as RIAD does, once for each size of what is hidden; what
-    was hidden; and of which pictures more was conspicuous than may be."""
-
-    def __init__(self, hiding: Hiding | Constant | None, filling: Filling | Riad, cells: int) -> None:
-        super().__init__()
-        self.hiding, self.filling, self.cells = hiding, filling, cells
-
-    def forward(self, pictures: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
-        if self.hiding is None:
-            everywhere = torch.ones_like(pictures[:, 0])
-            return self.filling(pictures), everywhere, everywhere[:, 0, 0] > 1  # never
-        hidden, capped = self.hiding.told(pictures)
-        return [self.filling(pictures, hidden, self.cells)], hidden, capped
-
-
 class EarScorer(nn.Module):
     def __init__(
         self, passes: Passes, compare: Msgms | Surprise, config: Config, size: tuple[int, int]
@@ -250,29 +213,6 @@ class EarScorer(nn.Module):
         rebuilt, hidden, capped = self.passes(pictures)
         error = self.smooth(torch.stack([self.compare(pictures, each) for each in rebuilt]).mean(0))
         return image_score(restricted(error, hidden, self.region), self.score), error, capped.float()
-
-
-class Pairs(nn.Module):
-    """Pictures → what is seen of them and of what is rebuilt of them."""
-
-    def __init__(self, passes: Passes, surprise: Surprise) -> None:
-        super().__init__()
-        self.passes, self.surprise = passes, surprise
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        rebuilt, _, _ = self.passes(pictures)
-        return torch.cat([self.surprise.seen(pictures, each) for each in rebuilt], dim=1)
-
-
-class First(nn.Module):
-    """Of what a scorer gives, the image score."""
-
-    def __init__(self, scorer: nn.Module) -> None:
-        super().__init__()
-        self.scorer = scorer
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        return self.scorer(pictures)[0]
 
 
 class Inpainting(_training.Task):
@@ -440,7 +380,9 @@ class EAR(TrainsOnce):
             torch.manual_seed(run.seed)
             unet = UNet(tuple(config.width * level for level in LEVELS), channels, int(config.mask_channel))
         unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return Inpainting(Filling(unet, config), train, self.masks, config, run)
+        return Inpainting(
+            Filling(unet, config.filling, told=config.mask_channel), train, self.masks, config, run
+        )
 
     def scorer(self, task: Inpainting, run: Run) -> nn.Module:
         config, filling = self.config, task.network
@@ -456,7 +398,7 @@ class EAR(TrainsOnce):
             if config.hide == "riad":
                 passes = Passes(None, Riad(thin, run.size, seed=run.seed), cells)
             else:
-                passes = Passes(self.hiding, Filling(thin, config), cells)
+                passes = Passes(self.hiding, Filling(thin, config.filling, told=config.mask_channel), cells)
             return EarScorer(passes, self.comparison(passes, task.train, run), config, run.size).eval()
 
         if len(self.ways) == 1:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from blemish.errors import UsageError
 from blemish.nets.saliency import framed, shrunk, size_of
 
+Fill = Literal["zero", "mean", "mosaic"]
 SPECK = 9
 """Components of fewer pixels are dropped."""
 EVEN = 1e-3
@@ -167,9 +168,7 @@ def mosaic(pictures: Tensor, side: int) -> Tensor:
     return F.interpolate(cells, scale_factor=side, mode="nearest")[..., :height, :width]
 
 
-def excise(
-    pictures: Tensor, masks: Tensor, fill: Literal["zero", "mean", "mosaic"] = "zero", side: int = 16
-) -> Tensor:
+def excise(pictures: Tensor, masks: Tensor, fill: Fill = "zero", side: int = 16) -> Tensor:
     """Pictures (N, C, H, W) with what the masks (N, H, W) cover emptied, or filled with a hint."""
     if fill == "zero":
         hint = torch.zeros_like(pictures)

@@ -36,7 +36,8 @@ PATCHES = 16
 """Of a picture, that tell as much as if they came from as many: they are much alike."""
 FLOOR = 1e-2
 """Share of the mean variance that is added to each: what good pictures hardly vary in must not be all."""
-LEAST = 1e-12
+NEAR = 0.05
+"""Deviations: what is less is rounding."""
 
 
 class Semantic(nn.Module):
@@ -116,6 +117,7 @@ class Lite(nn.Module):
 
     def __init__(self, classes: int, channels: int) -> None:
         super().__init__()
+        self.means = nn.Parameter(torch.zeros(classes, channels), False)
         self.whitening = nn.Parameter(torch.eye(channels).repeat(classes, 1, 1), False)
         self.rows = nn.Parameter(torch.zeros(classes, 1, channels), False)
 
@@ -140,12 +142,12 @@ class Lite(nn.Module):
             factor = torch.linalg.cholesky((1 - doubt) * mixed + (doubt * alone + floor).diag())
             inverse = torch.linalg.solve_triangular(factor, torch.eye(len(factor)).double(), upper=False)
             self.whitening[number].copy_(inverse * before)
-            self.rows[number].copy_(self.turned(number, mean.float()[None]))
+            self.means[number].copy_(mean)
         return self
 
     def turned(self, klass: int, vectors: Tensor) -> Tensor:
         """Patches (n, channels) of a class, in the deviations that its normal ones have."""
-        return vectors @ self.whitening[klass].T
+        return (vectors - self.means[klass]) @ self.whitening[klass].T
 
     def remember(self, rows: Sequence[Tensor]) -> None:
         """Of each class some patches, turned, instead of their mean; where they are fewer, one repeats."""
@@ -155,12 +157,13 @@ class Lite(nn.Module):
 
     def forward(self, maps: Tensor, shares: Tensor) -> Tensor:
         likeliest = shares.argmax(1)
-        rows, turned = self.rows[likeliest], self.whitening[likeliest] @ maps.flatten(2)
+        off = maps.flatten(2) - self.means[likeliest][:, :, None]
+        rows, turned = self.rows[likeliest], self.whitening[likeliest] @ off
         nearest = (rows.square().sum(2, keepdim=True) - 2 * rows @ turned).argmin(1)
         known = rows.gather(1, nearest[..., None].expand(-1, -1, int(rows.shape[2])))
         # From the difference: the product form loses the digits of patches that lie close to a row.
         far = (turned.transpose(1, 2) - known).square().mean(2)
-        return far.clamp(min=LEAST).sqrt().reshape(-1, *(int(side) for side in maps.shape[-2:]))
+        return (far + NEAR**2).sqrt().reshape(-1, *(int(side) for side in maps.shape[-2:]))
 
 
 def semantic_loss(odds: Tensor, abnormal: Tensor) -> Tensor:

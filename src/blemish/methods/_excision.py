@@ -1,0 +1,68 @@
+"""Pictures → what is rebuilt of them from what is not hidden: EAR's one pass, and RIAD's."""
+
+import torch
+from torch import Tensor, nn
+
+from blemish.memory.surprise import Surprise
+from blemish.nets.masking import Constant, Fill, Hiding, excise
+from blemish.nets.reconstruction import Riad, inpainted
+
+
+class Filling(nn.Module):
+    """The U-Net, given pictures without what is hidden of them."""
+
+    def __init__(self, unet: nn.Module, fill: Fill, *, told: bool = False) -> None:
+        """`told`: whether the U-Net is given what is hidden, too."""
+        super().__init__()
+        self.unet, self.fill, self.told = unet, fill, told
+
+    def left(self, pictures: Tensor, hidden: Tensor, cells: int) -> Tensor:
+        """What the U-Net is given."""
+        if hidden.ndim > 3:
+            return (pictures[:, None] * (1 - hidden)).flatten(0, 1)
+        left = excise(pictures, hidden, self.fill, cells)
+        return torch.cat([left, hidden[:, None]], 1) if self.told else left
+
+    def forward(self, pictures: Tensor, hidden: Tensor, cells: int) -> Tensor:
+        if hidden.ndim > 3:
+            return inpainted(self.unet, pictures, hidden)
+        return self.unet(self.left(pictures, hidden, cells))
+
+
+class Passes(nn.Module):
+    """Pictures → what is rebuilt of them, once or, as RIAD does, once for each size of what is hidden; what
+    was hidden; and of which pictures more was conspicuous than may be."""
+
+    def __init__(self, hiding: Hiding | Constant | None, filling: Filling | Riad, cells: int) -> None:
+        super().__init__()
+        self.hiding, self.filling, self.cells = hiding, filling, cells
+
+    def forward(self, pictures: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+        if self.hiding is None:
+            everywhere = torch.ones_like(pictures[:, 0])
+            return self.filling(pictures), everywhere, everywhere[:, 0, 0] > 1  # never
+        hidden, capped = self.hiding.told(pictures)
+        return [self.filling(pictures, hidden, self.cells)], hidden, capped
+
+
+class Pairs(nn.Module):
+    """Pictures → what is seen of them and of what is rebuilt of them."""
+
+    def __init__(self, passes: Passes, surprise: Surprise) -> None:
+        super().__init__()
+        self.passes, self.surprise = passes, surprise
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        rebuilt, _, _ = self.passes(pictures)
+        return torch.cat([self.surprise.seen(pictures, each) for each in rebuilt], dim=1)
+
+
+class First(nn.Module):
+    """Of what a scorer gives, the image score."""
+
+    def __init__(self, scorer: nn.Module) -> None:
+        super().__init__()
+        self.scorer = scorer
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.scorer(pictures)[0]
