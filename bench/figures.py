@@ -72,7 +72,14 @@ def maps(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
     yield ["data set", *(" ".join(column) for column in columns)]
     for name in dict.fromkeys(group["dataset"] for group in shown):
         own = {(group["method"], group["preset"]): group for group in shown if group["dataset"] == name}
-        yield [f"`{name}`", *(rates(own.get(column), MAP_RATES) for column in columns)]
+        yield [f"`{name}`", *(timed(own.get(column)) for column in columns)]
+
+
+def timed(group: Mapping[str, Any] | None) -> str:
+    if group is None:
+        return NONE
+    fit, shown = group["fit_seconds"]["mean"], group["ms_p50"]["mean"]
+    return f"{rates(group, MAP_RATES)}, {fit:.0f} s, {shown:.1f} ms"
 
 
 def as_shipped(group: Mapping[str, Any]) -> bool:
