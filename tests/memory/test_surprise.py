@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from blemish.memory.patches import PatchVectors
-from blemish.memory.surprise import LEAST, ROUNDING, Surprise
+from blemish.memory.surprise import COPIED, LEAST, ROUNDING, Surprise
 from blemish.nets import load_backbone
 from blemish.nets.runtime import export
 
@@ -29,10 +29,16 @@ def good(count: int, seed: int = 0) -> Tensor:
     return (0.5 + wave + noise).clamp(0, 1)
 
 
-def settled(patches: PatchVectors, pictures: Tensor, rebuilt: Tensor) -> Surprise:
+def all_of(pictures: Tensor) -> Tensor:
+    return torch.ones_like(pictures[:, 0])
+
+
+def settled(
+    patches: PatchVectors, pictures: Tensor, rebuilt: Tensor, hidden: Tensor | None = None
+) -> Surprise:
     surprise = Surprise(patches, (SIDE, SIDE))
     with torch.no_grad():
-        surprise.settle(surprise.seen(pictures, rebuilt))
+        surprise.settle(surprise.seen(pictures, rebuilt, all_of(pictures) if hidden is None else hidden))
     return surprise
 
 
@@ -40,9 +46,10 @@ def test_it_is_the_distance_of_a_conditional_gaussian(patches: PatchVectors) -> 
     pictures = good(6)
     surprise = settled(patches, pictures, blurred(pictures))
     with torch.no_grad():
-        seen = surprise.seen(pictures, blurred(pictures)).flatten(0, 1).double().numpy()
-        new = surprise.seen(good(1, 5), blurred(good(1, 6)))[0].double().numpy()
-        bare = torch.tensor(new).float() @ surprise.matrix + surprise.bias
+        every = surprise.seen(pictures, blurred(pictures), all_of(pictures))
+        seen = every[..., :-1].flatten(0, 1).double().numpy()
+        new = surprise.seen(good(1, 5), blurred(good(1, 6)), all_of(pictures[:1]))[0, :, :-1].double().numpy()
+        bare = torch.tensor(new).float() @ surprise.matrix[0] + surprise.bias[0]
     width = seen.shape[1] // 2
     joint, mean = np.cov(seen.T, ddof=0), seen.mean(0)
     rounding = ROUNDING * (joint.diagonal() + mean**2).mean()
@@ -63,18 +70,52 @@ def test_what_is_always_lost_surprises_nobody_and_a_mark_does(patches: PatchVect
     marked = clean.clone()
     marked[:, :, 20:30, 20:30] = 1
     with torch.no_grad():
-        usual, strange = surprise(clean, blurred(clean)), surprise(marked, blurred(clean))
-        known = settled(patches, good(16), good(16))(clean, blurred(clean))
+        every = all_of(clean)
+        usual, strange = (surprise(each, blurred(clean), every) for each in (clean, marked))
+        known = settled(patches, good(16), good(16))(clean, blurred(clean), every)
     assert usual.shape == (2, SIDE, SIDE)
     assert 0.5 < float(usual.mean()) < 2.5, "in the deviations of good pictures"
     assert float(strange[:, 20:30, 20:30].mean()) > 3 * float(usual.max())
     assert float(known.mean()) > 2 * float(usual.mean()), "who never lost anything is surprised by a blur"
 
 
+def filled_in(pictures: Tensor, hidden: Tensor) -> Tensor:
+    """As a network would that copies what it sees and has only a blur for what it does not."""
+    return torch.where(hidden[:, None] > 0, blurred(blurred(pictures)), pictures)
+
+
+def test_what_was_hidden_is_judged_by_what_was_hidden(patches: PatchVectors) -> None:
+    pictures = good(64)
+    left = torch.zeros_like(pictures[:, 0])
+    left[:, :, : SIDE // 2] = 1
+    surprise = settled(patches, pictures, filled_in(pictures, left), left)
+    own, every = (
+        settled(patches, pictures, rebuilt, all_of(pictures))
+        for rebuilt in (blurred(blurred(pictures)), filled_in(pictures, left))
+    )
+    clean = good(2, 9)
+    with torch.no_grad():
+        found = surprise(clean, filled_in(clean, left[:2]), left[:2])
+        whole = own(clean, blurred(blurred(clean)), all_of(clean))
+        mixed = every(clean, filled_in(clean, left[:2]), all_of(clean))
+    inner, outer = slice(8, SIDE // 2 - 16), slice(SIDE // 2 + 16, SIDE - 8)
+    torch.testing.assert_close(found[..., inner].mean(), whole[..., inner].mean(), rtol=0.25, atol=0)
+    torch.testing.assert_close(found[..., outer].mean(), COPIED * mixed[..., outer].mean(), rtol=0.25, atol=0)
+
+
+def test_few_hidden_patches_have_no_gaussian_of_their_own(patches: PatchVectors) -> None:
+    pictures = good(6)
+    corner = torch.zeros_like(pictures[:, 0])
+    corner[:, :16, :16] = 1
+    surprise = settled(patches, pictures, filled_in(pictures, corner), corner)
+    assert torch.equal(surprise.matrix[0], surprise.matrix[1])
+    assert torch.equal(surprise.bias[0], surprise.bias[1])
+
+
 def test_equal_pictures_leave_finite_distances(patches: PatchVectors) -> None:
     flat = torch.full((3, 3, SIDE, SIDE), 0.4)
     with torch.no_grad():
-        found = settled(patches, flat, flat)(flat, flat)
+        found = settled(patches, flat, flat)(flat, flat, all_of(flat))
     assert torch.isfinite(found).all()
 
 
@@ -84,7 +125,7 @@ class Asked(nn.Module):
         self.surprise = surprise
 
     def forward(self, pictures: Tensor) -> Tensor:
-        return self.surprise(pictures, blurred(pictures))
+        return self.surprise(pictures, blurred(pictures), pictures[:, 0].gt(0.5).float())
 
 
 def test_it_exports(patches: PatchVectors) -> None:

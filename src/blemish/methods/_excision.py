@@ -1,11 +1,24 @@
 """Pictures → what is rebuilt of them from what is not hidden: EAR's one pass, and RIAD's."""
 
+from collections.abc import Iterable
+from copy import deepcopy
+
 import torch
 from torch import Tensor, nn
 
+from blemish.memory.patches import PatchVectors
 from blemish.memory.surprise import Surprise
 from blemish.nets.masking import Constant, Fill, Hiding, excise
-from blemish.nets.reconstruction import Riad, inpainted
+from blemish.nets.reconstruction import (
+    Msgms,
+    Region,
+    Riad,
+    Smooth,
+    Summary,
+    image_score,
+    inpainted,
+    restricted,
+)
 
 
 class Filling(nn.Module):
@@ -53,8 +66,43 @@ class Pairs(nn.Module):
         self.passes, self.surprise = passes, surprise
 
     def forward(self, pictures: Tensor) -> Tensor:
-        rebuilt, _, _ = self.passes(pictures)
-        return torch.cat([self.surprise.seen(pictures, each) for each in rebuilt], dim=1)
+        rebuilt, hidden, _ = self.passes(pictures)
+        return torch.cat([self.surprise.seen(pictures, each, hidden) for each in rebuilt], dim=1)
+
+
+class EarScorer(nn.Module):
+    """Pictures → image scores, maps, and of which pictures more was conspicuous than may be hidden."""
+
+    def __init__(
+        self, passes: Passes, compare: Msgms | Surprise, smooth: Smooth, score: Summary, region: Region
+    ) -> None:
+        super().__init__()
+        self.passes, self.compare, self.smooth = passes, compare, smooth
+        self.score, self.region = score, region
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rebuilt, hidden, capped = self.passes(pictures)
+        errors = [self.compare(pictures, each, hidden) for each in rebuilt]
+        error = self.smooth(torch.stack(errors).mean(0))
+        return image_score(restricted(error, hidden, self.region), self.score), error, capped.float()
+
+
+class Likeness(nn.Module):
+    """How far what a backbone sees of rebuilt pictures is from what it sees of the pictures: the mean square,
+    in deviations of good ones. What is to be compared in the end is thus what is learned."""
+
+    def __init__(self, patches: PatchVectors, good: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.patches = deepcopy(patches)  # it may go to another device
+        with torch.no_grad():
+            seen = torch.cat([patches(pictures).flatten(0, 1) for pictures in good])
+        self.deviations: Tensor
+        self.register_buffer("deviations", seen.std(0).clamp(min=1e-2 * float(seen.std()) + 1e-6))
+
+    def forward(self, pictures: Tensor, rebuilt: Tensor) -> Tensor:
+        with torch.no_grad():
+            target = self.patches(pictures).float()
+        return ((self.patches(rebuilt).float() - target) / self.deviations).square().mean()
 
 
 class First(nn.Module):

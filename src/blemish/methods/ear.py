@@ -33,7 +33,7 @@ from blemish.memory.patches import PatchVectors
 from blemish.memory.surprise import Surprise
 from blemish.methods import _training
 from blemish.methods._contract import Run
-from blemish.methods._excision import Filling, First, Pairs, Passes
+from blemish.methods._excision import EarScorer, Filling, First, Likeness, Pairs, Passes
 from blemish.methods._once import TrainsOnce
 from blemish.methods._registry import register
 from blemish.nets.attention import Attention
@@ -48,9 +48,7 @@ from blemish.nets.reconstruction import (
     Smooth,
     Summary,
     disjoint_masks,
-    image_score,
     random_squares,
-    restricted,
 )
 from blemish.nets.saliency import ClassToken, DifferenceOfGaussians, SpectralResidual
 from blemish.nets.unet import UNet, mean_skips, recalibrate, sliced
@@ -66,8 +64,8 @@ PAINTED, OPACITY = 64, (0.8, 1.0)
 """Defects that both are chosen by: fainter ones are lost in what differs between pixels of good pictures."""
 ENOUGH = 8
 """Pictures kept aside that tell how far good ones differ; of fewer all pictures are asked."""
-LOOKED_AT = 128
-"""Good pictures that tell what to expect of a rebuilt one."""
+LOOKED_AT, MEASURED = 128, 32
+"""Good pictures that tell what to expect of a rebuilt one, and how far what is seen of them varies."""
 BATCH = 8
 
 Hide = Literal["attention", "random", "riad", "nothing"]
@@ -77,7 +75,7 @@ Hide = Literal["attention", "random", "riad", "nothing"]
 class Config:
     variant: Literal["v1", "mosaic"] = "v1"
     """`mosaic`, the later version: what is hidden is made coarse instead of emptied, and all skips are on."""
-    updates: int = 300
+    updates: int = 200
     """Updates of the U-Net, at most."""
     batch: int = 4
     """Pictures in an update."""
@@ -117,6 +115,8 @@ class Config:
     """For skips that are off: take batch norms anew, or put a skip's mean in its place."""
     loss: Parts = "l2+ssim+msgms"
     """What is made small."""
+    likeness: float = 1.0
+    """Weight beside it, if features are compared, of how far they are apart."""
     compare: Literal["features", "msgms"] = "features"
     """How picture and rebuilt one are compared: what a backbone sees of both, or MSGMS as in the paper."""
     smooth: float = 3.0
@@ -142,7 +142,8 @@ class Config:
         leasts = dict.fromkeys(("updates", "batch", "width", "reduction", "scales", "patience"), 1) | {
             "off": -1
         }
-        leasts |= dict.fromkeys(("cell", "off_in_training", "dilation", "light", "check_every"), 0)
+        nothing = ("cell", "off_in_training", "dilation", "likeness", "light", "check_every")
+        leasts |= dict.fromkeys(nothing, 0)
         for name, least in leasts.items():
             if getattr(self, name) < least:
                 raise UsageError(f"{name} is {getattr(self, name)}: give at least {least}.")
@@ -200,21 +201,6 @@ class Batch(NamedTuple):
     """Side of the mosaic."""
 
 
-class EarScorer(nn.Module):
-    def __init__(
-        self, passes: Passes, compare: Msgms | Surprise, config: Config, size: tuple[int, int]
-    ) -> None:
-        super().__init__()
-        self.passes, self.compare = passes, compare
-        self.score, self.region = config.score, config.region
-        self.smooth = Smooth(size, config.smooth)
-
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        rebuilt, hidden, capped = self.passes(pictures)
-        error = self.smooth(torch.stack([self.compare(pictures, each) for each in rebuilt]).mean(0))
-        return image_score(restricted(error, hidden, self.region), self.score), error, capped.float()
-
-
 class Inpainting(_training.Task):
     """Rebuild whole good pictures from what is not hidden of them."""
 
@@ -223,9 +209,17 @@ class Inpainting(_training.Task):
     dense = True
 
     def __init__(
-        self, network: Filling, train: Samples, masks: dict[str, NDArray[np.uint8]], config: Config, run: Run
+        self,
+        network: Filling,
+        train: Samples,
+        config: Config,
+        run: Run,
+        *,
+        masks: dict[str, NDArray[np.uint8]],
+        likeness: Likeness | None,
     ) -> None:
-        self.network, self.config, self.run, self.masks = network, config, run, masks
+        self.network, self.config, self.run = network, config, run
+        self.masks, self.likeness = masks, likeness
         self.updates, self.patience = config.updates, config.patience
         self.train, self.aside = _training.kept_aside(train, run.seed, wanted=config.check_every > 0)
         self.check_every = config.check_every if self.aside else 0
@@ -284,7 +278,12 @@ class Inpainting(_training.Task):
         return Batch(pictures, hidden[:, :, None] if hidden.ndim > 3 else hidden, cells)
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
-        return self.objective(batch.pictures, network(batch.pictures, batch.hidden, batch.cells))
+        rebuilt = network(batch.pictures, batch.hidden, batch.cells)
+        loss = self.objective(batch.pictures, rebuilt)
+        if self.likeness is None:
+            return loss
+        alike = self.likeness.to(rebuilt.device)(batch.pictures, rebuilt)
+        return loss + self.config.likeness * alike
 
     def kept(self, samples: Iterable[Sample]) -> Iterator[Batch]:
         """Pictures as they are, with what is hidden of them whenever this is asked."""
@@ -316,7 +315,7 @@ class EAR(TrainsOnce):
     Config: ClassVar[type] = Config
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "fast": {},
-        "full": {"updates": 1600, "batch": 8, "width": 16, "check_every": 100},
+        "full": {"updates": 800, "batch": 8, "width": 16, "check_every": 100},
         "paper": {
             "updates": 8000,
             "batch": 16,
@@ -351,10 +350,14 @@ class EAR(TrainsOnce):
         """What is hidden of each training picture, one bit a pixel: it depends on the picture alone."""
         config = self.config
         self.ways = [(off, cells) for off in config.offs for cells in config.cells]
+        self.likeness: Likeness | None = None
         if config.compare == "features":
             backbone = run.load_backbone().requires_grad_(False)
             self.patches = PatchVectors(backbone)
             self.chosen["weights_licence"] = backbone.licence
+            if config.likeness:
+                few = train[:: -(-len(train) // MEASURED)]
+                self.likeness = Likeness(self.patches, map(torch.from_numpy, run.batches(few)))
         self.masks: dict[str, NDArray[np.uint8]] = {}
         self.hiding: Hiding | Constant = Constant(torch.zeros(run.size))
         if config.hide in ("attention", "random"):
@@ -380,9 +383,8 @@ class EAR(TrainsOnce):
             torch.manual_seed(run.seed)
             unet = UNet(tuple(config.width * level for level in LEVELS), channels, int(config.mask_channel))
         unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return Inpainting(
-            Filling(unet, config.filling, told=config.mask_channel), train, self.masks, config, run
-        )
+        filling = Filling(unet, config.filling, told=config.mask_channel)
+        return Inpainting(filling, train, config, run, masks=self.masks, likeness=self.likeness)
 
     def scorer(self, task: Inpainting, run: Run) -> nn.Module:
         config, filling = self.config, task.network
@@ -399,7 +401,8 @@ class EAR(TrainsOnce):
                 passes = Passes(None, Riad(thin, run.size, seed=run.seed), cells)
             else:
                 passes = Passes(self.hiding, Filling(thin, config.filling, told=config.mask_channel), cells)
-            return EarScorer(passes, self.comparison(passes, task.train, run), config, run.size).eval()
+            compare, smooth = self.comparison(passes, task.train, run), Smooth(run.size, config.smooth)
+            return EarScorer(passes, compare, smooth, config.score, config.region).eval()
 
         if len(self.ways) == 1:
             return scorer(*self.ways[0])

@@ -218,7 +218,7 @@ class Riad(nn.Module):
 
 
 class Msgms(nn.Module):
-    """Pictures, and what was rebuilt of them → error maps (N, H, W)."""
+    """Pictures, and what was rebuilt of them → error maps (N, H, W), whatever was hidden."""
 
-    def forward(self, pictures: Tensor, rebuilt: Tensor) -> Tensor:
+    def forward(self, pictures: Tensor, rebuilt: Tensor, hidden: Tensor) -> Tensor:
         return msgms_map(pictures, rebuilt)
