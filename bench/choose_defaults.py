@@ -90,6 +90,7 @@ UNIAD: Variants = {
 # What is taken off distances is an average over images: with few of them it may do harm.
 FEW: Variants = {
     "knn": ("knn", {}),
+    "reb, alpha auto": ("reb", {}),
     "reb, alpha 0.5": ("reb", {"alpha": 0.5}),
     "reb, alpha 0.5, without places": ("reb", {"alpha": 0.5, "places": False}),
     "reb, alpha 1": ("reb", {"alpha": 1.0}),

@@ -211,6 +211,41 @@ def test_losses_in_holes_fall() -> None:
     assert inside() < before / 2
 
 
+def test_likeness_is_in_deviations_of_what_is_seen_and_leads_the_pixels() -> None:
+    method, task, run = prepared(QUICK | {"compare": "features", "likeness": 2.0})
+    batch, likeness = task.draw(1, 0), task.likeness
+    assert likeness is not None
+    noise = torch.randn(batch.pictures.shape, generator=torch.Generator().manual_seed(0)) / 20
+    rebuilt = (batch.pictures + noise).requires_grad_()
+    assert float(likeness(batch.pictures, batch.pictures)) == 0
+    found = likeness(batch.pictures, rebuilt)
+    with torch.no_grad():
+        pixels = torch.from_numpy(np.concatenate(list(run.batches(task.train))))
+        own, other = (method.patches(each).flatten(0, 1) for each in (batch.pictures, rebuilt))
+        spread = method.patches(pixels).flatten(0, 1).std(0)
+        expected = ((own - other) / spread).square().mean()
+    torch.testing.assert_close(found.detach(), expected, rtol=0.2, atol=0)  # of fewer pictures, and floored
+    found.backward()
+    assert rebuilt.grad is not None
+    with torch.no_grad():
+        nearer = likeness(batch.pictures, rebuilt - 1e-3 * rebuilt.grad / rebuilt.grad.abs().max())
+    assert nearer < found
+    assert all(value.grad is None for value in method.patches.parameters())
+
+
+def test_likeness_counts_as_told() -> None:
+    losses = {}
+    for weight in (0.0, 1.0, 2.0):
+        _, task, _ = prepared(QUICK | {"compare": "features", "likeness": weight})
+        batch = task.draw(1, 0)
+        task.network.eval()
+        with torch.no_grad():
+            losses[weight] = float(task.loss(task.network, batch))
+    assert losses[2.0] - losses[1.0] == pytest.approx(losses[1.0] - losses[0.0], rel=1e-4)
+    assert losses[1.0] > losses[0.0] + 0.01
+    assert prepared(QUICK)[1].likeness is None  # MSGMS has no use for it
+
+
 def test_pictures_kept_aside_judge() -> None:
     _, task, _ = prepared(QUICK, images=pictures(20))
     assert len(task.aside) == 2

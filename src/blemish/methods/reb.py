@@ -320,15 +320,17 @@ class REB(BankMethod):
         return replace(plain, density=density, map_density=config.map_alpha * apart, places=places)
 
     def choose_alpha(self, plain: Bank, apart: Tensor, clean: Met, painted: Met, numbers: Tensor) -> float:
-        """Half of the density, unless another share tells painted from good better by more than chance."""
+        """Half of the density, or none where half tells painted from good images worse; or another share that
+        does so better than these by more than chance."""
         wins = {}
         for alpha in ALPHAS:
             bank = self.dense(plain, apart, clean, alpha)
             good, bad = (bank.image_scores(*met, self.stride) for met in (clean, painted))
             wins[alpha] = (bad[:, None] > good).float() + 0.5 * (bad[:, None] == good)
-        best, why = USUAL, f"nothing tells painted from good images better than {USUAL} by more than chance"
+        usual = USUAL if wins[USUAL].mean() >= wins[0.0].mean() else 0.0
+        best, why = usual, f"nothing tells painted from good images better than {usual:g} by more than chance"
         for alpha, won in wins.items():
-            gain = won - wins[USUAL]
+            gain = won - wins[usual]
             if gain.mean() > CHANCE * jackknife(gain, numbers) and won.mean() > wins[best].mean():
                 best, why = alpha, "it tells painted from good images best"
         self.chosen |= {
