@@ -66,12 +66,16 @@ FRACTALAD: Variants = {
 }
 EAR: Variants = {
     "fast": ("ear", {}),
+    "random squares": ("ear", {"hide": "random"}),
+    "plain autoencoder": ("ear", {"hide": "nothing", "off": 4, "off_in_training": 4}),
+    "no likeness": ("ear", {"likeness": 0.0}),
+    "by MSGMS": ("ear", {"compare": "msgms"}),
     "not levelled": ("ear", {"levelled": False}),
+    "looked at at full size": ("ear", {"reduction": 1}),
     **{f"{count} skips off": ("ear", {"off": count}) for count in range(4)},
     "2 skips off, norms taken anew": ("ear", {"off": 2, "remedy": "bn_recal"}),
     "2 skips off, their means instead": ("ear", {"off": 2, "remedy": "mean_skip"}),
     "2 skips off in training, too": ("ear", {"off": 2, "off_in_training": 2}),
-    "random squares": ("ear", {"hide": "random"}),
     "score: top 0.1 %": ("ear", {"score": "top"}),
     "score within the mask": ("ear", {"region": "mask"}),
     "mosaic": ("ear", {"variant": "mosaic"}),
@@ -182,6 +186,7 @@ def main() -> None:
     parser.add_argument(
         "--painted", nargs="+", choices=PAINTERS, default=["faint"], help="unseen: as no maker paints them"
     )
+    parser.add_argument("--only", nargs="+", help="some of the variants")
     parser.add_argument("--only-folders", action="store_true", help="leave the demo set out")
     given = parser.parse_args()
     stores = {painted: store(given.of, painted) for painted in given.painted}
@@ -192,6 +197,8 @@ def main() -> None:
         source = defects.Source(held, defects.foregrounds(held))
         bad = {painted: PAINTERS[painted](source, PAINTED, seed=seed) for painted in stores}
         for variant, (method, options) in VARIANTS[given.of].items():
+            if given.only and variant not in given.only:
+                continue
             key = {"dataset": name, "seed": seed, "variant": variant}
             wanted = [painted for painted in stores if not stores[painted].has(key)]
             if not wanted:

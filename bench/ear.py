@@ -2,17 +2,20 @@
 
     python bench/ear.py rivals ../shared/data/screw … [--seeds 0,1,2] [--preset fast]
     python bench/ear.py ablations ../shared/data/screw …
+    python bench/ear.py throughput ../shared/data/screw
 
-Each result goes into bench/results/ear-rivals.json or ear-ablations.json as soon as it is there, and the same
+Each result goes into bench/results/ear-….json as soon as it is there, and the same
 command goes on where an interrupted one was. `python bench/figures.py` makes the tables of docs/ear.md.
 """
 
 import argparse
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import blemish
 from blemish import data
@@ -42,7 +45,7 @@ ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
     "remedy": {name: {"remedy": name} for name in ("bn_recal", "mean_skip")},
     "threshold": {name: {"rule": name} for name in ("sigma1", "sigma2", "top10", "top25", "otsu")},
     "fill": {name: {"fill": name} for name in ("mean", "mosaic")},
-    "loss": {name: {"loss": name} for name in ("l2", "l2+ssim")},
+    "loss": {name: {"loss": name} for name in ("l2", "l2+ssim")} | {"no likeness": {"likeness": 0.0}},
     "attention": {
         "at full size": {"reduction": 1},
         "not levelled": {"levelled": False},
@@ -55,18 +58,45 @@ ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
     "mosaic's cells": {f"{side} px": {"variant": "mosaic", "cell": side} for side in (4, 8, 16, 32)},
 }
 WARM_UP, RUNS = 5, 30
+FASTER = ("EAR v1", "RIAD, 12 passes", "plain autoencoder", "mosaic")
+UNTRAINED = {"updates": 1, "check_every": 0, "off": 0, "cell": 16}
+"""How long a picture takes depends on no weight; where a fit chooses, all skips are on: the slowest way."""
+
+
+def timed(model: blemish.Inspector, batch: NDArray[np.float32]) -> float:
+    begin = time.perf_counter()
+    model.graph(batch)
+    return (time.perf_counter() - begin) * 1e3
+
+
+def one_picture(model: blemish.Inspector, folder: Path) -> NDArray[np.float32]:
+    sample = data.read(folder).role(Role.TEST)[0]
+    return model.pixels(sample.read(), sample.name)[None]
 
 
 def graph_ms(model: blemish.Inspector, folder: Path) -> float:
     """Median of one picture through the graph, on as many threads as there are cores."""
-    sample = data.read(folder).role(Role.TEST)[0]
-    batch = model.pixels(sample.read(), sample.name)[None]
-    taken = []
-    for _ in range(WARM_UP + RUNS):
-        begin = time.perf_counter()
-        model.graph(batch)
-        taken.append((time.perf_counter() - begin) * 1e3)
-    return float(np.median(taken[WARM_UP:]))
+    batch = one_picture(model, folder)
+    return float(np.median([timed(model, batch) for _ in range(WARM_UP + RUNS)][WARM_UP:]))
+
+
+def throughput(given: argparse.Namespace) -> None:
+    """Turn by turn on the same picture, so that what slows the machine down slows all of them."""
+    folder, store = given.folders[0], Store(RESULTS / "ear-throughput.json")
+    for preset in ("fast", "full"):
+        models = {
+            name: blemish.fit(
+                folder, method="ear", preset=preset, few_shot=8, options=UNTRAINED | RIVALS[name]
+            )
+            for name in FASTER
+        }
+        batch = one_picture(models[FASTER[0]], folder)
+        turns = [[timed(models[name], batch) for name in FASTER] for _ in range(WARM_UP + RUNS)]
+        taken = np.array(turns[WARM_UP:])
+        for name, each in zip(FASTER, taken.T, strict=True):
+            key = {"preset": preset, "variant": name}
+            ratio = float(np.median(each / taken[:, 0]))
+            store.add(key, {"threads": os.cpu_count(), "ms": float(np.median(each)), "by_ear": ratio})
 
 
 def measure(folder: Path, key: dict[str, Any], store: Store, **given: Any) -> None:
@@ -75,28 +105,36 @@ def measure(folder: Path, key: dict[str, Any], store: Store, **given: Any) -> No
         store.add(key, measured(model, folder) | {"graph_ms": graph_ms(model, folder)})
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=("rivals", "ablations"))
-    parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--seeds", default="0,1,2", help="of the rivals; ablations have 0")
-    parser.add_argument("--preset", default="fast", help="of the rivals")
-    parser.add_argument("--only", nargs="+", choices=RIVALS, default=list(RIVALS))
-    given = parser.parse_args()
-    if given.what == "rivals":
-        store = Store(RESULTS / "ear-rivals.json")
-        for seed in map(int, given.seeds.split(",")):
-            for folder in given.folders:
-                for name in given.only:
-                    key = {"dataset": folder.name, "preset": given.preset, "variant": name, "seed": seed}
-                    measure(folder, key, store, preset=given.preset, options=RIVALS[name], seed=seed)
-        return
+def rivals(given: argparse.Namespace) -> None:
+    store = Store(RESULTS / "ear-rivals.json")
+    for seed in map(int, given.seeds.split(",")):
+        for folder in given.folders:
+            for name in given.only:
+                key = {"dataset": folder.name, "preset": given.preset, "variant": name, "seed": seed}
+                measure(folder, key, store, preset=given.preset, options=RIVALS[name], seed=seed)
+
+
+def ablations(given: argparse.Namespace) -> None:
     store = Store(RESULTS / "ear-ablations.json")
     for folder in given.folders:
         for study, variants in ABLATIONS.items():
             for name, options in variants.items():
                 key = {"dataset": folder.name, "study": study, "variant": name}
                 measure(folder, key, store, options=options)
+
+
+WHAT = {"rivals": rivals, "ablations": ablations, "throughput": throughput}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("what", choices=WHAT)
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--seeds", default="0,1,2", help="of the rivals; ablations have 0")
+    parser.add_argument("--preset", default="fast", help="of the rivals")
+    parser.add_argument("--only", nargs="+", choices=RIVALS, default=list(RIVALS))
+    given = parser.parse_args()
+    WHAT[given.what](given)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,9 @@ import argparse
 import json
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import fmean, median, stdev
 from typing import Any, NamedTuple
 
 import cv2
@@ -23,14 +22,26 @@ from blemish import data
 from blemish.data import Sample, demo
 from blemish.evaluate.writing import write_text
 from blemish.images import resize, write_png
+from tables import (
+    NONE,
+    RATES,
+    Table,
+    ablations,
+    choices,
+    light,
+    long_tailed,
+    paired,
+    products,
+    reb_cells,
+    rivals,
+    strangeness,
+    throughput,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
 METHODS, PEERS = ("knn", "reb"), ("PatchCore", "PaDiM")
-RATES = ("image_auroc", "pixel_auroc", "aupro30")
 MAP_RATES = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro30")
-RIVAL_RATES = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro30")
-NONE = "–"
 
 TILE, GAP, CAPTION = 150, 4, 18
 SEED = 1
@@ -38,7 +49,6 @@ DEFECTIVE = 2
 NOISE = np.uint8(3)
 """The lowest bits of a photograph: without them the file is a third smaller, and nobody sees it."""
 
-Table = Iterable[Sequence[str]]
 Picture = NDArray[np.uint8]
 
 
@@ -181,19 +191,6 @@ def markdown(table: Table) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def choices(result: Mapping[str, Any], _: Mapping[str, Any], *, rate: str = "image_auroc") -> Table:
-    """Means over draws; over data sets only of variants that were tried on all."""
-    names = sorted({record["dataset"] for record in result["records"]})
-    yield ["", "mean", *(f"`{name}`" for name in names)]
-    for variant in dict.fromkeys(record["variant"] for record in result["records"]):
-        own = [record for record in result["records"] if record["variant"] == variant]
-        found = [[record[rate] for record in own if record["dataset"] == name] for name in names]
-        means = [fmean(values) if values else None for values in found]
-        known = [mean for mean in means if mean is not None]
-        overall = fmean(known) if len(known) == len(means) else None
-        yield [variant, *(NONE if mean is None else f"{100 * mean:.1f}" for mean in (overall, *means))]
-
-
 def by_sort(result: Mapping[str, Any], _: Mapping[str, Any], *, of: str) -> Table:
     """The same variants on defects of each sort: means over data sets, and each of them."""
     records = {
@@ -205,133 +202,6 @@ def by_sort(result: Mapping[str, Any], _: Mapping[str, Any], *, of: str) -> Tabl
     for sort in ("strong", "faint", "unseen"):
         for variant, *rates in list(choices({"records": records[sort]}, {}))[1:]:
             yield [sort, variant, *rates]
-
-
-def paired(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
-    """Means over seeds; the error is that of one seed, for all have the same test pictures."""
-    yield ["data set", "good / bad test pictures", "LDKNN less kNN", "standard error"]
-    for name in dict.fromkeys(record["dataset"] for record in result["records"]):
-        own = [record for record in result["records"] if record["dataset"] == name]
-        gain, error = (100 * fmean(record[kind] for record in own) for kind in ("gain", "error"))
-        yield [f"`{name}`", f"{own[0]['good']} / {own[0]['bad']}", f"{gain:+.1f}", f"{error:.1f}"]
-
-
-CELLS = [
-    ("lite0", "ImageNet", "kNN"),
-    ("lite0", "ImageNet", "LDKNN"),
-    ("lite0", "adapted", "kNN"),
-    ("lite0", "adapted", "LDKNN"),
-    ("resnet18", "ImageNet", "kNN"),
-    ("resnet18", "ImageNet", "LDKNN"),
-]
-
-
-def reb_cells(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
-    yield ["data set", *(" ".join(cell) for cell in CELLS)]
-    for name in dict.fromkeys(record["dataset"] for record in result["records"]):
-        found = [
-            [
-                r
-                for r in result["records"]
-                if (r["dataset"], r["backbone"], r["features"], r["scorer"]) == (name, *cell)
-            ]
-            for cell in CELLS
-        ]
-        yield [f"`{name}`", *map(seeds, found)]
-
-
-def ablations(result: Mapping[str, Any], _: Mapping[str, Any], *, rate: str = "image_auroc") -> Table:
-    """Means over seeds."""
-    names = list(dict.fromkeys(record["dataset"] for record in result["records"]))
-    yield ["study", "variant", *(f"`{name}`" for name in names)]
-    for study, variant in dict.fromkeys((r["study"], r["variant"]) for r in result["records"]):
-        own = [r for r in result["records"] if (r["study"], r["variant"]) == (study, variant)]
-        found = [[100 * r[rate] for r in own if r["dataset"] == name] for name in names]
-        yield [study, variant, *(f"{fmean(values):.1f}" if values else NONE for values in found)]
-
-
-def long_tailed(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
-    """Of each set and split: every variant on the classes with many images, on those with few, and on all."""
-    rows: dict[tuple[str, ...], list[Any]] = {}
-    for record in result["records"]:
-        key = tuple(record[name] for name in ("dataset", "split", "preset", "variant"))
-        rows.setdefault(key, []).append(record)
-    yield ["set", "split", "preset", "", "High", "Low", "Avg", "fit s"]
-    for key, found in rows.items():
-        groups = [[record[group] for record in found if group in record] for group in ("high", "low")]
-        seconds = median(record["fit_seconds"] for record in found)
-        yield [*key, *map(spread, [*groups, found]), f"{seconds:.0f} s"]
-
-
-def rivals(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
-    rates = ("image AUROC", "image AP", "pixel AUROC", "pixel AP", "AUPRO")
-    yield ["data set", "preset", "", *rates, "fit s", "images a second"]
-    for key in dict.fromkeys((r["dataset"], r["preset"], r["variant"]) for r in result["records"]):
-        own = [r for r in result["records"] if (r["dataset"], r["preset"], r["variant"]) == key]
-        means = [100 * fmean(record[rate] for record in own) for rate in RIVAL_RATES]
-        seconds, shown = (median(record[name] for record in own) for name in ("fit_seconds", "graph_ms"))
-        yield [
-            f"`{key[0]}`",
-            *key[1:],
-            *(f"{mean:.1f}" for mean in means),
-            f"{seconds:.0f}",
-            f"{1e3 / shown:.0f}",
-        ]
-
-
-def spread(records: Sequence[Mapping[str, Any]]) -> str:
-    """Means over runs, and the spread of the first rate."""
-    if not records:
-        return NONE
-    rates = [[100 * record[rate] for record in records] for rate in RATES]
-    told = [f"{fmean(values):.1f}" for values in rates]
-    if len(records) > 1:
-        told[0] += f" ± {stdev(rates[0]):.1f}"
-    return " / ".join(told)
-
-
-def strangeness(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
-    """Means over products: pixel AP, and image AUROC with each score."""
-    records = result["records"]
-    painters = list(dict.fromkeys(record["painted"] for record in records))
-    scores = list(records[0]["by_score"])
-    yield ["counts", *(f"{painter}: {kind}" for painter in painters for kind in ("pixel AP", *scores))]
-    for weight in dict.fromkeys(record["weight"] for record in records):
-        row = [f"{weight:g}"]
-        for painter in painters:
-            own = [r for r in records if (r["weight"], r["painted"]) == (weight, painter)]
-            rates = [fmean(record["pixel_ap"] for record in own)]
-            rates += [fmean(record["by_score"][kind] for record in own) for kind in scores]
-            row += [f"{100 * rate:.1f}" for rate in rates]
-        yield row
-
-
-def light(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
-    yield ["data set", "", "as they are", "all relit", "good ones relit", "good ones 7 % darker"]
-    for record in result["records"]:
-        rates = (record[rate] for rate in ("image_auroc", "all_relit", "good_relit", "good_darker"))
-        yield [f"`{record['dataset']}`", record["variant"], *(f"{100 * rate:.1f}" for rate in rates)]
-
-
-def products(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
-    """Of each sort of painted defects the mean of all products, and of those with few images."""
-    sorts = list(result["records"][0]["by"])
-    yield ["", *(f"{sort}: {which}" for sort in sorts for which in ("all", "rare")), "fit s"]
-    for record in result["records"]:
-        means = [
-            fmean(rate for name, rate in record["by"][sort].items() if name in members)
-            for sort in sorts
-            for members in (record["by"][sort], record["rare"])
-        ]
-        yield [record["variant"], *(f"{100 * mean:.1f}" for mean in means), f"{record['fit_seconds']:.0f}"]
-
-
-def seeds(records: Sequence[Mapping[str, Any]]) -> str:
-    """Rates, and the medians of time."""
-    if not records:
-        return NONE
-    fit, shown = (median(record[name] for record in records) for name in ("fit_seconds", "ms_p50"))
-    return f"{spread(records)}, {fit:.0f} s, {shown:.1f} ms"
 
 
 class Shown(NamedTuple):
@@ -365,7 +235,10 @@ DOCUMENTS: Mapping[str, Mapping[str, Shown]] = {
         "fractalad-choices": Shown("choices-fractalad", choices),
         "fractalad-choices-map": Shown("choices-fractalad", partial(choices, rate="pixel_ap")),
     },
-    "docs/ear.md": {"ear-rivals": Shown("ear-rivals", rivals)},
+    "docs/ear.md": {
+        "ear-rivals": Shown("ear-rivals", rivals),
+        "ear-throughput": Shown("ear-throughput", throughput),
+    },
     "docs/ltad.md": {"ltad": Shown("ltad", long_tailed)},
 }
 

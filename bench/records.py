@@ -11,6 +11,8 @@ from blemish.evaluate.bench import machine, versions
 from blemish.evaluate.writing import write_text
 
 RESULTS = Path(__file__).resolve().parent / "results"
+TOLD = ("image_auroc", "fit_seconds", "ms")
+"""Of each record, as soon as it is there."""
 
 
 class Store:
@@ -29,9 +31,8 @@ class Store:
         self.records.append(key | {name: value for name, value in record.items() if name not in key})
         result = {"schema": 1, "records": self.records, **self.here}
         write_text(self.path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-        print(
-            *key.values(), f"{100 * record['image_auroc']:.1f}", f"{record['fit_seconds']:.0f} s", flush=True
-        )
+        told = (f"{name} {record[name]:.4g}" for name in TOLD if name in record)
+        print(*key.values(), *told, flush=True)
 
 
 def measured(model: blemish.Inspector, folder: Path) -> dict[str, Any]:
