@@ -27,6 +27,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "UniAD": ("uniad", {}),
     "LTAD": ("ltad", {}),
     "LTAD, kappa = 1": ("ltad", {"kappa": 1.0}),
+    "LTAD, kappa = 4": ("ltad", {"kappa": 4.0}),
     "classifier alone": ("ltad", {"score_of": "sad"}),
     "classifier alone, means of classes": ("ltad", {"score_of": "sad", "rows": 0}),
     "classifier alone, 1024 patches": ("ltad", {"score_of": "sad", "rows": 1024}),

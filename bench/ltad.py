@@ -49,19 +49,19 @@ MAIN = (
     Variant("reb, a bank for each class", "reb", apart=True),
 )
 CONTROLS = (
-    Variant("LTAD, classifier learned", options={"semantic": "learned"}),
+    Variant("LTAD, classifier learned", options={"semantic": "learned", "kappa": 1.0}),
     Variant("LTAD, oversampling", options={"oversample": True}),
     Variant("LTAD, no VAE", options={"vae": False}),
     Variant("LTAD, reconstruction alone", options={"score_of": "rm"}),
     Variant("LTAD, classifier alone", options={"score_of": "sad"}),
     Variant("LTAD, classifier alone, means of classes", options={"score_of": "sad", "rows": 0}),
     Variant("LTAD, learned classifier alone", options={"score_of": "sad", "semantic": "learned"}),
-    Variant("LTAD, names as classes look", options={"names": "given", "semantic": "learned"}),
-    Variant("LTAD, one name for all", options={"names": "object", "semantic": "learned"}),
+    Variant("LTAD, names as classes look", options={"names": "given", "semantic": "learned", "kappa": 1.0}),
+    Variant("LTAD, one name for all", options={"names": "object", "semantic": "learned", "kappa": 1.0}),
     Variant("LTAD, harmonic fusion", options={"fusion": "harmonic"}),
     Variant("LTAD, class not told", options={"agnostic": True}),
     *(Variant(f"LTAD, rho = {rho:g}", options={"rho": rho}) for rho in (0.25, 0.75)),
-    *(Variant(f"LTAD, kappa = {kappa:g}", options={"kappa": kappa}) for kappa in (0.5, 1.0, 2.0)),
+    *(Variant(f"LTAD, kappa = {kappa:g}", options={"kappa": kappa}) for kappa in (1.0, 4.0)),
 )
 
 
