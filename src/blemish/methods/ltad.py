@@ -9,8 +9,8 @@ could not be read: sizes, schedules and what stands for abnormal patches are Uni
 Ours: without `--vlm` there is no text. A small tower over name and state vectors, learned with the names,
 takes its place beside any backbone: "LTAD-style, text-free (adaptation)". But in `paper`, patches are not
 classified between texts: they are compared with normal ones of their class, which counts sixteen times as
-much as the reconstruction. What is made is held to the moments of its class; a class that is not given is found by
-its name; harmonic fusion (LTOAD's); and oversampling, to compare with.
+much as the reconstruction. What is made is held to the moments of its class; a class that is not given is
+found by its name; harmonic fusion (LTOAD's); and oversampling, to compare with.
 """
 
 from collections.abc import Iterator
