@@ -36,7 +36,7 @@ def all_of(pictures: Tensor) -> Tensor:
 def settled(
     patches: PatchVectors, pictures: Tensor, rebuilt: Tensor, hidden: Tensor | None = None
 ) -> Surprise:
-    surprise = Surprise(patches, (SIDE, SIDE))
+    surprise = Surprise(patches, (SIDE, SIDE), pictures.shape[1])
     with torch.no_grad():
         surprise.settle(surprise.seen(pictures, rebuilt, all_of(pictures) if hidden is None else hidden))
     return surprise
@@ -117,6 +117,18 @@ def test_equal_pictures_leave_finite_distances(patches: PatchVectors) -> None:
     with torch.no_grad():
         found = settled(patches, flat, flat)(flat, flat, all_of(flat))
     assert torch.isfinite(found).all()
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+def test_pictures_of_any_channels(patches: PatchVectors, channels: int) -> None:
+    pictures = good(6)[:, [number % 3 for number in range(channels)]]
+    clean = pictures[:1]
+    marked = clean.clone()
+    marked[:, -1, 20:30, 20:30] = 1
+    surprise = settled(patches, pictures, blurred(pictures))
+    with torch.no_grad():
+        usual, strange = (surprise(each, blurred(clean), all_of(clean)) for each in (clean, marked))
+    assert float(strange.max()) > float(usual.max())
 
 
 class Asked(nn.Module):

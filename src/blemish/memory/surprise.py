@@ -30,11 +30,11 @@ class Surprise(nn.Module):
     was not is copied, and would make of every gap that is filled in a surprise.
     """
 
-    def __init__(self, patches: PatchVectors, size: tuple[int, int]) -> None:
+    def __init__(self, patches: PatchVectors, size: tuple[int, int], channels: int) -> None:
         super().__init__()
         self.patches, self.size, self.grid = patches, size, patches.grid(size)
         with torch.no_grad():
-            self.width = patches(torch.zeros(1, 3, *size)).shape[2]
+            self.width = patches(torch.zeros(1, channels, *size)).shape[2]
         self.matrix: Tensor
         self.bias: Tensor
         # Of all patches, and of those that were hidden.

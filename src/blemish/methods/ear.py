@@ -420,7 +420,7 @@ class EAR(TrainsOnce):
     def comparison(self, passes: Passes, train: Samples, run: Run) -> Msgms | Surprise:
         if self.config.compare == "msgms":
             return Msgms()
-        surprise = Surprise(self.patches, run.size)
+        surprise = Surprise(self.patches, run.size, run.format.channels)
         some = train[:: -(-len(train) // LOOKED_AT)]
         surprise.settle(run.outputs(run.compiled(Pairs(passes, surprise)), some, "looking"))
         return surprise
