@@ -72,6 +72,7 @@ EAR: Variants = {
     "by MSGMS": ("ear", {"compare": "msgms"}),
     "not levelled": ("ear", {"levelled": False}),
     "looked at at full size": ("ear", {"reduction": 1}),
+    "looked at at a quarter": ("ear", {"reduction": 4}),
     **{f"{count} skips off": ("ear", {"off": count}) for count in range(4)},
     "2 skips off, norms taken anew": ("ear", {"off": 2, "remedy": "bn_recal"}),
     "2 skips off, their means instead": ("ear", {"off": 2, "remedy": "mean_skip"}),

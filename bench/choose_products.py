@@ -2,13 +2,14 @@
 
     python bench/choose_products.py ../shared/data/screw … [--painted strong faint unseen]
 
-As in choose_defaults.py, but all products are learnt as one model. Half of them keep all of their images and
-half a few, as in a long tail. Image AUROC of each product, and its mean, goes into
-bench/results/choices-products.json as soon as it is there. No test image is ever opened.
+As in choose_defaults.py, but all products are learnt as one model; by `knn` each as its own, to compare. Half
+of them keep all of their images and half a few, as in a long tail. Image AUROC of each product, and its mean,
+goes into bench/results/choices-products.json as soon as it is there. No test image is ever opened.
 """
 
 import argparse
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,13 @@ RARE = 6
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "UniAD": ("uniad", {}),
     "LTAD": ("ltad", {}),
-    "LTAD, kappa = 1": ("ltad", {"kappa": 1.0}),
-    "LTAD, kappa = 4": ("ltad", {"kappa": 4.0}),
+    **{f"LTAD, kappa = {kappa:g}": ("ltad", {"kappa": kappa}) for kappa in (1.0, 4.0)},
     "classifier alone": ("ltad", {"score_of": "sad"}),
     "classifier alone, means of classes": ("ltad", {"score_of": "sad", "rows": 0}),
     "classifier alone, 1024 patches": ("ltad", {"score_of": "sad", "rows": 1024}),
+    "classifier alone, patches of 16 pixels": ("ltad", {"score_of": "sad", "sad_cell": 16}),
     "learned classifier alone": ("ltad", {"score_of": "sad", "semantic": "learned"}),
+    "knn, a bank for each": ("knn", {}),
 }
 
 
@@ -66,25 +68,29 @@ def main() -> None:
             key = {"seed": seed, "variant": variant, "rare": [*learnt][1::2]}
             if not store.has(key):
                 method, options = VARIANTS[variant]
-                samples = together(learnt)
-                model = blemish.fit(
-                    samples, method=method, options=options, size=SIZE, seed=seed, cache=given.cache
+                fit = partial(
+                    blemish.fit, method=method, options=options, size=SIZE, seed=seed, cache=given.cache
                 )
-                store.add(key, judged(model, asked))
+                if method == "knn":
+                    models = {name: fit(together({name: learnt[name]})) for name in learnt}
+                else:
+                    models = dict.fromkeys(learnt, fit(together(learnt)))
+                store.add(key, judged(models, asked))
 
 
 def judged(
-    model: blemish.Inspector, asked: dict[str, tuple[Pictures, dict[str, Pictures]]]
+    models: dict[str, blemish.Inspector], asked: dict[str, tuple[Pictures, dict[str, Pictures]]]
 ) -> dict[str, Any]:
     found: dict[str, dict[str, float | None]] = {}
     for name, (held, bad) in asked.items():
-        good = [model.inspect(picture, klass=name).score for picture in held]
+        good = [models[name].inspect(picture, klass=name).score for picture in held]
         for sort, pictures in bad.items():
-            scores = good + [model.inspect(picture, klass=name).score for picture in pictures]
+            scores = good + [models[name].inspect(picture, klass=name).score for picture in pictures]
             labels = [False] * len(held) + [True] * len(pictures)
             found.setdefault(sort, {})[name] = image_metrics(scores, labels).auroc
     every = [value for of in found.values() for value in of.values() if value is not None]
-    return {"image_auroc": float(np.mean(every)), "by": found, "fit_seconds": model.manifest["fit_seconds"]}
+    seconds = sum(model.manifest["fit_seconds"] for model in {*models.values()})
+    return {"image_auroc": float(np.mean(every)), "by": found, "fit_seconds": seconds}
 
 
 if __name__ == "__main__":

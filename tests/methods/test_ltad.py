@@ -397,6 +397,7 @@ def test_presets_and_what_cannot_work() -> None:
         ({"tokens": 0}, "tokens is 0: give at least 1"),
         ({"vae_width": 12}, "vae_width is 12: give a multiple of 8"),
         ({"batch": 0}, "batch is 0: give at least 1"),
+        ({"sad_cell": 17}, "sad_cell is 17: give at most 16"),
     ):
         with pytest.raises(UsageError, match=message):
             create("ltad", options=changes)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from blemish.nets.judge import TOLD, Called, Calling, Deviation, Judge, Judging, Shown, Told
 from blemish.nets.namestate import Learned, NameState, Tables
-from blemish.nets.semantic import Semantic, pseudo_anomalies, semantic_loss
+from blemish.nets.semantic import Lite, Semantic, pseudo_anomalies, semantic_loss
 from blemish.nets.space import Seen
 from blemish.nets.uniad import Reconstruction, reconstruction_error
 from blemish.nets.vae import ConditionalVAE
@@ -147,6 +147,17 @@ def test_both_scores_become_one() -> None:
     cosine = reconstruction_error(seen.maps[:, :PARTS], rm(seen.maps[:, :PARTS]), "cos")
     harmonic = judge(fusion="harmonic", kappa=3.0)(seen, shares)
     torch.testing.assert_close(harmonic, 1 / (0.25 / cosine + 0.75 / abnormal))
+
+
+@torch.no_grad()
+def test_the_closed_form_compares_on_a_finer_grid() -> None:
+    rm, sad = transformer().eval(), Lite(3, 7)
+    fine = torch.randn(2, 7, 2 * GRID[0], 2 * GRID[1], generator=seeded(9))
+    seen = Seen(torch.randn(2, CHANNELS, *GRID, generator=seeded(10)), compared=fine)
+    judge = Judge(tables(), rm, sad, rebuilt=PARTS, kind="sq")
+    shares = torch.eye(3)[:2]
+    expected = F.interpolate(judge.off(seen)[:, None], scale_factor=2, mode="bilinear")[:, 0]
+    torch.testing.assert_close(judge(seen, shares), expected + sad(fine, shares))
 
 
 def test_deviations_in_which_classes_count_alike() -> None:

@@ -19,6 +19,7 @@ from blemish.nets.semantic import (
     COLDEST,
     FLOOR,
     HOTTEST,
+    MOST,
     NEAR,
     NOISE,
     PATCHES,
@@ -306,20 +307,27 @@ def test_classes_with_few_pictures_borrow_from_the_others() -> None:
         np.testing.assert_allclose(variances, expected, rtol=0.03)
 
 
-def test_what_hardly_varies_is_told_by_channels_before_they_were_divided() -> None:
+def test_stages_count_alike_whatever_their_channels() -> None:
     maps, classes = good(60, seeded(8))
-    spread = torch.linspace(0.1, 4, 12)
-    usual, divided = (
-        [Moments.of([x] for x in given[classes == klass])[0] for klass in range(2)]
-        for given in (maps, maps / spread[:, None, None])
-    )
-    shares = F.one_hot(classes).float()
-    plain, same = Lite.of(usual, [30, 30]), Lite.of(divided, [30, 30], spread)
-    found = same(maps / spread[:, None, None], shares)
-    torch.testing.assert_close(found, plain(maps, shares), rtol=1e-3, atol=1e-4)
-    assert not torch.allclose(
-        Lite.of(divided, [30, 30])(maps / spread[:, None, None], shares), found, rtol=1e-3
-    )
+    usual = [Moments.of([x] for x in maps[classes == klass])[0] for klass in range(2)]
+    counts, shares = [30_000, 30_000], F.one_hot(classes).float()
+    found = Lite.of(usual, counts, [2, 10])(maps, shares).square() - NEAR**2
+    alone = []
+    for part in (slice(2), slice(2, 12)):
+        own = [Moments(each.mean[part], each.covariance[part, part]) for each in usual]
+        alone.append(Lite.of(own, counts)(maps[:, part], shares).square() - NEAR**2)
+    torch.testing.assert_close(found, sum(alone) / 2, rtol=1e-3, atol=1e-4)
+
+
+def test_of_wide_stages_the_parts_that_vary_most_are_compared() -> None:
+    width = MOST + 3
+    variances = torch.linspace(1, 2, width).double()
+    net = Lite.of([Moments(torch.zeros(width).double(), variances.diag())], [100_000])
+    assert net.whitening.shape == (1, MOST, width)
+    assert net.rows.shape == (1, 1, MOST)
+    maps = torch.randn(1, width, 4, 4, generator=seeded(5))
+    expected = (maps[:, 3:] / variances[3:, None, None].sqrt()).square().mean(1).sqrt()
+    torch.testing.assert_close(net(maps, torch.ones(1, 1)), expected.float(), rtol=2e-2, atol=1e-3)
 
 
 def test_few_pictures_do_not_tell_what_channels_have_in_common() -> None:

@@ -37,6 +37,22 @@ def test_rows_tell_all_that_is_seen(tmp_path: Path) -> None:
     assert gaze.grid == (2, 3)
 
 
+@torch.no_grad()
+def test_patches_to_compare_lie_on_a_finer_grid_than_what_is_learned_on() -> None:
+    stacked = Stacked(load_backbone("lite0", weights=None), (), grid_of(SIZE, 8))
+    gaze, pictures = Gaze(stacked, 5, SIZE, grid_of(SIZE), compared=True), torch.rand(3, 5, *SIZE)
+    seen, fine = gaze.seen(gaze(pictures)), stacked(pictures)
+    assert gaze.grid == (2, 3)
+    torch.testing.assert_close(seen.maps, F.avg_pool2d(fine, 2))
+    assert seen.compared is not None
+    inner, corner = fine[..., 1:4, 2:5].mean((2, 3)), fine[..., :2, :2].sum((2, 3)) / 9
+    torch.testing.assert_close(seen.compared[..., 2, 3], inner)
+    torch.testing.assert_close(seen.compared[..., 0, 0], corner)
+    assert sum(stacked.widths(5, SIZE)) == seen.compared.shape[1]
+    space = Space.of([Moments.of([each] for each in seen.maps)], width=4)
+    assert space(seen).compared is seen.compared
+
+
 @pytest.mark.parametrize("kind", ["align", "clip", "siglip"])
 @torch.no_grad()
 def test_a_vision_language_model_also_gives_patches_and_pictures(kind: str, tmp_path: Path) -> None:
@@ -44,7 +60,8 @@ def test_a_vision_language_model_also_gives_patches_and_pictures(kind: str, tmp_
     gaze, pictures = Gaze(language, 1, SIZE), torch.rand(2, 1, *SIZE)
     seen = gaze.seen(gaze(pictures))
     expected = language(pictures.expand(-1, 3, -1, -1))
-    for found, wanted in zip(seen, expected, strict=True):
+    assert seen.compared is None
+    for found, wanted in zip(seen[:3], expected, strict=True):
         assert found is not None
         torch.testing.assert_close(found, wanted)
     assert gaze.grid == expected[0].shape[-2:]

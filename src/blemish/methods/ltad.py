@@ -13,7 +13,7 @@ much as the reconstruction. What is made is held to the moments of its class; a 
 found by its name; harmonic fusion (LTOAD's); and oversampling, to compare with.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from blemish.data import Samples
+from blemish.data import Sample, Samples
 from blemish.errors import UsageError
 from blemish.memory.coreset import k_centre
 from blemish.memory.vectors import Vectors
@@ -35,7 +35,7 @@ from blemish.methods._registry import register
 from blemish.nets.distillation import Moments
 from blemish.nets.judge import Calling, Deviation, Judge, Judging, LtadScorer
 from blemish.nets.language import VisionLanguage, load_language
-from blemish.nets.maps import Stacked, grid_of
+from blemish.nets.maps import CELL, Stacked, grid_of
 from blemish.nets.namestate import Learned, NamesFrom, NameState, Words
 from blemish.nets.semantic import Level, Lite, Semantic
 from blemish.nets.space import WIDTH, Gaze, Space, to_texts
@@ -91,6 +91,8 @@ class Config(uniad.Config):
     """The classifier: between texts as in the paper, or in closed form from what is usual in a class."""
     rows: int = 256
     """Normal patches of each class that the closed form compares with, 0: only their mean."""
+    sad_cell: int = 8
+    """Side in pixels of what the closed form takes for a patch; all else is learned on cells of 16."""
     sad_level: Level = "patch"
     """What the classifier is shown: each patch, or the mean of all."""
     sad_hidden: int = 256
@@ -107,10 +109,12 @@ class Config(uniad.Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         leasts = {"tokens": 1, "name_updates": 1, "name_batch": 1, "sad_hidden": 0, "kappa": 0, "gamma": 0}
-        leasts["rows"] = 0
+        leasts |= {"rows": 0, "sad_cell": 1}
         for name, least in leasts.items():
             if getattr(self, name) < least:
                 raise UsageError(f"{name} is {getattr(self, name)}: give at least {least}.")
+        if self.sad_cell > CELL:
+            raise UsageError(f"sad_cell is {self.sad_cell}: give at most {CELL}, the cell of all else.")
         if not 0 <= self.rho < 1:
             raise UsageError(f"rho is {self.rho}: give a share below 1.")
         if self.vae_width < 8 or self.vae_width % 8:
@@ -179,21 +183,26 @@ class LTAD:
 
     def look(self, train: Samples, run: Run) -> None:
         """What the tower sees of every picture: found once."""
+        config = self.config
         tower: Stacked | VisionLanguage
-        if self.config.vlm:
-            tower = load_language(self.config.vlm)
+        compared, channels = config.semantic == "lite" and config.score_of != "rm", run.format.channels
+        if config.vlm:
+            tower, grid = load_language(config.vlm), None
             self.tier, licence = tower.tier, tower.licence
         else:
-            tower = Stacked(run.load_backbone().requires_grad_(False), self.config.taps, grid_of(run.size))
+            grid = grid_of(run.size)
+            own = grid_of(run.size, config.sad_cell) if compared else grid
+            tower = Stacked(run.load_backbone().requires_grad_(False), config.taps, own)
             self.tier, licence = 2, tower.backbone.licence
         self.language = tower if isinstance(tower, VisionLanguage) else None
-        self.gaze = Gaze(tower, run.format.channels, run.size)
+        self.gaze = Gaze(tower, channels, run.size, grid, compared)
+        self.stages = tower.widths(channels, run.size) if isinstance(tower, Stacked) else ()
         self.found = features(self.gaze, train, run)
         self.chosen |= {"tier": self.tier, "tier_in_words": TIERS[self.tier], "weights_licence": licence}
         if len(train.classes) > 1:
             self.outputs = (*type(self).outputs, "class_scores")
             # A reconstruction is the same whatever the class.
-            asked = not self.config.agnostic and self.config.score_of != "rm"
+            asked = not config.agnostic and config.score_of != "rm"
             self.told_classes = len(train.classes) if asked else 0
 
     def tasks(self, train: Samples, run: Run) -> tuple[Naming, Judgement]:
@@ -272,15 +281,8 @@ class LTAD:
         """Both scores are brought to one scale by what good training pictures have, each class alike."""
         config, network, sight = self.config, task.network, task.sight
         tables = network.names()
-        sad: Semantic | Lite | None = network.sad
-        if config.score_of != "rm" and config.semantic == "lite":
-            parts = [train.klass(name) for name in train.classes]
-            usual = [sight.space.turned(self.moments(part)[0]) for part in parts]
-            sad = Lite.of(usual, [len(part) for part in parts], sight.space.principal.spread)
-            if config.rows:
-                sad.remember(
-                    [remembered(sad, number, sight, part, config.rows) for number, part in enumerate(parts)]
-                )
+        closed = config.score_of != "rm" and config.semantic == "lite"
+        sad = self.closed_form([train.klass(name) for name in train.classes]) if closed else network.sad
         judge = Judge(
             tables,
             network.rm,
@@ -315,6 +317,29 @@ class LTAD:
         told = {"names": network.names, "size": run.size, "window": config.window, "least": least}
         return LtadScorer(sight.gaze, sight.space, judge, **told).eval()
 
+    def closed_form(self, parts: Sequence[Samples]) -> Lite:
+        usual = [Moments.of([self.compared(sample)] for sample in part)[0] for part in parts]
+        sad = Lite.of(usual, [len(part) for part in parts], self.stages)
+        if self.config.rows:
+            sad.remember([self.remembered(sad, number, part) for number, part in enumerate(parts)])
+        return sad
+
+    def remembered(self, sad: Lite, klass: int, part: Samples) -> Tensor:
+        """Patches of a class, turned, from which none of the others lies far."""
+        each, rng = -(-CODED // len(part)), np.random.default_rng([klass])
+        some = []
+        for sample in part:
+            patches = self.compared(sample).flatten(1).T
+            some.append(patches[torch.from_numpy(rng.permutation(len(patches))[:each])])
+        turned = sad.turned(klass, torch.cat(some))
+        return turned[k_centre(Vectors.of([turned], turned.nbytes), self.config.rows)]
+
+    def compared(self, sample: Sample) -> Tensor:
+        """(channels, h, w)"""
+        found = self.gaze.seen(self.found.batch([sample])).compared
+        assert found is not None
+        return found[0]
+
     def weights(self, scorer: LtadScorer) -> dict[str, Tensor]:
         state = scorer.state_dict()
         return {
@@ -323,17 +348,6 @@ class LTAD:
 
     def facts(self) -> dict[str, Any]:
         return dict(self.chosen)
-
-
-def remembered(sad: Lite, klass: int, sight: Sight, part: Samples, count: int) -> Tensor:
-    """So many patches of a class, turned, from which none of the others lies far."""
-    each, rng = -(-CODED // len(part)), np.random.default_rng([klass])
-    some = []
-    for sample in part:
-        patches = sight.of([sample]).maps[0].flatten(1).T
-        some.append(patches[torch.from_numpy(rng.permutation(len(patches))[:each])])
-    turned = sad.turned(klass, torch.cat(some))
-    return turned[k_centre(Vectors.of([turned], turned.nbytes), count)]
 
 
 def reached(run: Run, key: dict[str, Any]) -> dict[str, Tensor]:

@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blemish.nets.maps import resized
 from blemish.nets.namestate import TEMPERATURE, Learned, NameState, Tables, Words, name_loss, shares
+from blemish.nets.saliency import size_of
 from blemish.nets.semantic import Lite, Pseudo, Semantic, semantic_loss
 from blemish.nets.space import Gaze, Seen, Space
 from blemish.nets.uniad import Reconstruction, image_score, reconstruction_error
@@ -143,7 +145,8 @@ class Judge(nn.Module):
         """How likely patches are abnormal, or in closed form how far off they are."""
         assert self.sad is not None
         if isinstance(self.sad, Lite):
-            return self.sad(seen.maps, shares)
+            assert seen.compared is not None
+            return self.sad(seen.compared, shares)
         tables = Tables(*self.tables)
         odds = self.sad(seen.maps, tables.normal, tables.abnormal, seen.patches)
         return (shares[:, :, None, None] * odds.sigmoid()).sum(1)
@@ -154,6 +157,7 @@ class Judge(nn.Module):
         if self.rm is None:
             return self.abnormal(seen, shares)
         off, abnormal = self.off(seen), self.abnormal(seen, shares)
+        off = resized(off[:, None], size_of(abnormal))[:, 0]
         if self.fusion == "sum":
             return off + self.kappa * self.balance * abnormal
         weight = 1 / (1 + self.kappa)

@@ -18,8 +18,8 @@ TEMPERATURE = 0.1
 share. Lower ones would round every share to 0 or 1, and leave nothing to tell an unknown product by."""
 
 
-def grid_of(size: tuple[int, int]) -> tuple[int, int]:
-    return -(-size[0] // CELL), -(-size[1] // CELL)
+def grid_of(size: tuple[int, int], cell: int = CELL) -> tuple[int, int]:
+    return -(-size[0] // cell), -(-size[1] // cell)
 
 
 class Stacked(nn.Module):
@@ -48,6 +48,10 @@ class Stacked(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         return torch.cat([resized(stage, self.grid) for stage in self.stages(pictures)], dim=1)
+
+    def widths(self, channels: int, size: tuple[int, int]) -> tuple[int, ...]:
+        """Of the stages, of pictures of so many channels."""
+        return tuple(shape[0] for shape in self.stages.shapes(channels, size))
 
 
 def resized(stage: Tensor, grid: tuple[int, int]) -> Tensor:

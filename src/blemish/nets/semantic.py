@@ -6,7 +6,8 @@ Ours: what an abnormal patch is, for nobody has any to learn from: noise, patche
 the reconstruction misses, overdone; each within a blob.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from math import log, sqrt
 from typing import Literal, NamedTuple
 
@@ -34,6 +35,8 @@ BORROWED = 2
 """Pictures that the deviations of all classes count for when those of one are estimated."""
 PATCHES = 16
 """Of a picture, that tell as much as if they came from as many: they are much alike."""
+MOST = 128
+"""Parts of a stage that are compared: those that vary most."""
 FLOOR = 1e-2
 """Share of the mean variance that is added to each: what good pictures hardly vary in must not be all."""
 NEAR = 0.05
@@ -115,34 +118,32 @@ class Lite(nn.Module):
     deviations of its normal patches. Classes with few pictures borrow these from the others.
     """
 
-    def __init__(self, classes: int, channels: int) -> None:
+    def __init__(self, classes: int, channels: int, kept: int | None = None) -> None:
         super().__init__()
+        kept = kept or channels
         self.means = nn.Parameter(torch.zeros(classes, channels), False)
-        self.whitening = nn.Parameter(torch.eye(channels).repeat(classes, 1, 1), False)
-        self.rows = nn.Parameter(torch.zeros(classes, 1, channels), False)
+        self.whitening = nn.Parameter(torch.eye(kept, channels).repeat(classes, 1, 1), False)
+        self.rows = nn.Parameter(torch.zeros(classes, 1, kept), False)
 
     @classmethod
-    def of(cls, usual: Sequence[Moments], counts: Sequence[int], spread: Tensor | None = None) -> "Lite":
+    def of(cls, usual: Sequence[Moments], counts: Sequence[int], stages: Sequence[int] = ()) -> "Lite":
         """From the moments of each class's normal patches, of which it remembers the mean.
 
-        `spread` (channels,): what channels were divided by. Which hardly vary is seen as they were before.
+        `stages`: channels of each stage of the network, all by default one. Each counts as much as any other,
+        or a deep one of many channels would hide what the first see.
         """
-        before = torch.ones(len(usual[0].mean)) if spread is None else spread
-        before = before.double()
-        usual = [Moments(mean, covariance * before.outer(before)) for mean, covariance in usual]
-        shared = torch.stack([each.covariance for each in usual]).mean(0)
-        self = cls(len(usual), len(shared))
-        # What channels have in common takes many pictures to tell.
-        doubt = len(shared) / (len(shared) + PATCHES * sum(counts))
-        for number, ((mean, covariance), count) in enumerate(zip(usual, counts, strict=True)):
-            own = count / (count + BORROWED)
-            mixed = own * covariance + (1 - own) * shared
-            alone = mixed.diagonal()
-            floor = (FLOOR * alone.mean()).clamp(min=1e-12)
-            factor = torch.linalg.cholesky((1 - doubt) * mixed + (doubt * alone + floor).diag())
-            inverse = torch.linalg.solve_triangular(factor, torch.eye(len(factor)).double(), upper=False)
-            self.whitening[number].copy_(inverse * before)
-            self.means[number].copy_(mean)
+        stages = tuple(stages) or (len(usual[0].mean),)
+        kept = [min(width, MOST) for width in stages]
+        self = cls(len(usual), sum(stages), sum(kept))
+        self.whitening.zero_()
+        ends = [*zip(accumulate(kept), accumulate(stages), strict=True)]
+        for (rows, columns), most, width in zip(ends, kept, stages, strict=True):
+            own = slice(columns - width, columns)
+            each = [moments.covariance[own, own] for moments in usual]
+            share = sqrt(sum(kept) / (len(stages) * most))
+            for number, turn in enumerate(whitened(each, counts, most)):
+                self.whitening[number, rows - most : rows, own].copy_(share * turn)
+        self.means.copy_(torch.stack([moments.mean for moments in usual]))
         return self
 
     def turned(self, klass: int, vectors: Tensor) -> Tensor:
@@ -164,6 +165,20 @@ class Lite(nn.Module):
         # From the difference: the product form loses the digits of patches that lie close to a row.
         far = (turned.transpose(1, 2) - known).square().mean(2)
         return (far + NEAR**2).sqrt().reshape(-1, *(int(side) for side in maps.shape[-2:]))
+
+
+def whitened(usual: Sequence[Tensor], counts: Sequence[int], kept: int) -> Iterator[Tensor]:
+    """Of each class (kept, channels): turns what is off to the parts that vary most, in their deviations."""
+    shared = torch.stack([*usual]).mean(0)
+    # What channels have in common takes many pictures to tell.
+    doubt = len(shared) / (len(shared) + PATCHES * sum(counts))
+    for covariance, count in zip(usual, counts, strict=True):
+        own = count / (count + BORROWED)
+        mixed = own * covariance + (1 - own) * shared
+        alone = mixed.diagonal()
+        floor = (FLOOR * alone.mean()).clamp(min=1e-12)
+        variances, parts = torch.linalg.eigh((1 - doubt) * mixed + (doubt * alone + floor).diag())
+        yield (parts / variances.sqrt())[:, -kept:].T
 
 
 def semantic_loss(odds: Tensor, abnormal: Tensor) -> Tensor:

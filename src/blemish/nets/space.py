@@ -12,7 +12,7 @@ from blemish.errors import UsageError
 from blemish.nets.backbone import colour_groups
 from blemish.nets.distillation import Moments
 from blemish.nets.language import VisionLanguage
-from blemish.nets.maps import Stacked
+from blemish.nets.maps import Stacked, resized
 from blemish.nets.uniad import FAINTEST, Principal, deviations, mixed
 
 MOST = 512
@@ -30,17 +30,30 @@ class Seen(NamedTuple):
     """(N, own, h, w): a vision–language model's, that are comparable with its texts or can be made so."""
     image: Tensor = torch.empty(0)
     """(N, width), of length 1, in the space of texts; empty where it is not known."""
+    compared: Tensor | None = None
+    """(N, all channels, more h, more w): patches as they are compared with remembered ones."""
 
     def some(self, which: slice) -> "Seen":
         return Seen._make(part if part is None else part[which] for part in self)
 
 
 class Gaze(nn.Module):
-    """Pictures → what a frozen tower makes of them, one row each; `seen` tells the parts of a row."""
+    """Pictures → what a frozen tower makes of them, one row each; `seen` tells the parts of a row.
 
-    def __init__(self, tower: Stacked | VisionLanguage, channels: int, size: tuple[int, int]) -> None:
+    `grid`: what is learned on, the tower's own by default. `compared`: whether there are patches to compare,
+    on the tower's own grid.
+    """
+
+    def __init__(
+        self,
+        tower: Stacked | VisionLanguage,
+        channels: int,
+        size: tuple[int, int],
+        grid: tuple[int, int] | None = None,
+        compared: bool = False,
+    ) -> None:
         super().__init__()
-        self.tower = tower.eval()
+        self.tower, self.coarser, self.compared = tower.eval(), grid, compared
         if isinstance(tower, VisionLanguage) and channels not in (1, 3):
             raise UsageError(
                 f"{tower.name} knows grey and coloured pictures, and these have {channels} channels: fit "
@@ -48,23 +61,32 @@ class Gaze(nn.Module):
             )
         with torch.no_grad():
             trial = self.look(torch.zeros(1, channels, *size))
-        self.shapes = [tuple(part.shape[1:]) for part in known(trial)]
+        self.shapes = {name: tuple(part.shape[1:]) for name, part in known(trial).items()}
 
     @property
     def grid(self) -> tuple[int, int]:
-        return self.shapes[0][1], self.shapes[0][2]
+        return self.shapes["maps"][1], self.shapes["maps"][2]
 
     def look(self, pictures: Tensor) -> Seen:
         if isinstance(self.tower, Stacked):
-            return Seen(self.tower(pictures))
-        return Seen(*self.tower(colour_groups(pictures)[0]))
+            seen = Seen(self.tower(pictures))
+        else:
+            seen = Seen(*self.tower(colour_groups(pictures)[0]))
+        maps = seen.maps if self.coarser is None else resized(seen.maps, self.coarser)
+        # As a bank's patches. The zeros beyond the border are counted in, or it would outshine every defect.
+        return seen._replace(maps=maps, compared=F.avg_pool2d(seen.maps, 3, 1, 1) if self.compared else None)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        return torch.cat([part.flatten(1) for part in known(self.look(pictures))], dim=1)
+        return torch.cat([part.flatten(1) for part in known(self.look(pictures)).values()], dim=1)
 
     def seen(self, rows: Tensor) -> Seen:
-        parts = torch.split(rows.float(), [prod(shape) for shape in self.shapes], dim=1)
-        return Seen(*(part.reshape(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True)))
+        parts = torch.split(rows, [prod(shape) for shape in self.shapes.values()], dim=1)
+        return Seen(
+            **{
+                name: part.float().reshape(-1, *shape)
+                for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+            }
+        )
 
 
 class Space(nn.Module):
@@ -107,7 +129,7 @@ class Space(nn.Module):
     def forward(self, seen: Seen) -> Seen:
         maps = self.principal(seen.maps)
         image = seen.image if len(seen.image) else self.embedded(maps.mean((2, 3)))
-        return Seen(maps, seen.patches, image)
+        return seen._replace(maps=maps, image=image)
 
     def embedded(self, means: Tensor) -> Tensor:
         return F.normalize((means / self.deviations)[:, : self.width], dim=1)
@@ -136,8 +158,8 @@ def up(vector: Tensor) -> Tensor:
     return vector[:, None, None]
 
 
-def known(seen: Seen) -> list[Tensor]:
-    return [part for part in seen if part is not None and part.numel()]
+def known(seen: Seen) -> dict[str, Tensor]:
+    return {name: part for name, part in seen._asdict().items() if part is not None and part.numel()}
 
 
 def to_texts(every: Sequence[Seen]) -> Tensor:
