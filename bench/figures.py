@@ -217,6 +217,7 @@ DOCUMENTS: Mapping[str, Mapping[str, Shown]] = {
         "few": Shown("choices-few", partial(by_sort, of="few")),
         "taps": Shown("choices-taps", partial(by_sort, of="taps")),
         "light": Shown("light", light),
+        "ear-choices": Shown("choices-ear-strong", choices),
         "products": Shown("choices-products", products),
     },
     "docs/reb.md": {

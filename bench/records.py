@@ -16,19 +16,25 @@ TOLD = ("image_auroc", "fit_seconds", "ms")
 
 
 class Store:
-    """Records by what they are of. Those of another machine or of other libraries are not gone on with."""
+    """Records by what they are of, each with the processor that it is from.
 
-    def __init__(self, path: Path) -> None:
+    Those of other libraries are not gone on with, nor, where `times` are what is compared, those of another
+    machine.
+    """
+
+    def __init__(self, path: Path, *, times: bool = False) -> None:
         self.path, self.here = path, {"machine": machine(), "versions": versions()}
         held = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        same = all(held.get(name) == value for name, value in self.here.items())
+        wanted = ("versions", "machine") if times else ("versions",)
+        same = all(held.get(name) == self.here[name] for name in wanted)
         self.records: list[dict[str, Any]] = held["records"] if same else []
 
     def has(self, key: dict[str, Any]) -> bool:
         return any(key.items() <= record.items() for record in self.records)
 
     def add(self, key: dict[str, Any], record: dict[str, Any]) -> None:
-        self.records.append(key | {name: value for name, value in record.items() if name not in key})
+        of = {name: value for name, value in record.items() if name not in key}
+        self.records.append({**key, **of, "cpu": self.here["machine"]["cpu"]})
         result = {"schema": 1, "records": self.records, **self.here}
         write_text(self.path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
         told = (f"{name} {record[name]:.4g}" for name in TOLD if name in record)
