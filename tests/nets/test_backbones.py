@@ -39,6 +39,26 @@ def named(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Backbone
     return ZOO[request.param](tmp_path)
 
 
+def test_a_quick_copy_sees_the_same_and_sends_the_same_back(named: tuple[str, Backbone]) -> None:
+    _, backbone = named
+    x, seen, sent = pictures(backbone, 2), [], []
+    for each in (backbone, backbone.quick()):
+        x = x.detach().requires_grad_()
+        maps = each(x)
+        torch.stack([part.square().mean() for part in maps]).sum().backward()
+        assert x.grad is not None
+        seen.append([part.detach() for part in maps])
+        sent.append(x.grad)
+    for one, other in zip(*seen, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(one.abs().max()))
+    # As a whole: where a number is about to be clipped, rounding decides whether anything is sent back.
+    assert float((sent[0] - sent[1]).norm() / sent[0].norm()) < 1e-3
+
+
+def test_a_quick_lite0_has_no_batch_norm() -> None:
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in load_backbone("lite0").quick().modules())
+
+
 @torch.no_grad()
 def test_contract(named: tuple[str, Backbone], tmp_path: Path) -> None:
     name, backbone = named

@@ -1,7 +1,6 @@
 """Pictures → what is rebuilt of them from what is not hidden: EAR's one pass, and RIAD's."""
 
 from collections.abc import Iterable
-from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +92,7 @@ class Likeness(nn.Module):
 
     def __init__(self, patches: PatchVectors, good: Iterable[Tensor]) -> None:
         super().__init__()
-        self.patches = deepcopy(patches)  # it may go to another device
+        self.patches = PatchVectors(patches.backbone.quick(), patches.taps)
         with torch.no_grad():
             seen = torch.cat([patches(pictures).flatten(0, 1) for pictures in good])
         self.deviations: Tensor

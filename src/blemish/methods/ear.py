@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from blemish.data import Sample, Samples
-from blemish.defects import faint
+from blemish.defects import Faint, faint
 from blemish.errors import UsageError
 from blemish.memory.patches import PatchVectors
 from blemish.memory.surprise import Surprise
@@ -409,7 +409,8 @@ class EAR(TrainsOnce):
             return scorer(*self.ways[0])
         good = task.aside if len(task.aside) >= ENOUGH else task.train
         scorers = {way: scorer(*way) for way in self.ways}
-        apart = {way: self.apart(each, good, run) for way, each in scorers.items()}
+        painted = faint(run.source(good), PAINTED, seed=run.seed, opacity=OPACITY)
+        apart = {way: self.apart(each, good, painted, run) for way, each in scorers.items()}
         off, cells = best = max(apart, key=lambda way: apart[way])
         told = {f"{off} off, {cells} px": round(each, 3) for (off, cells), each in apart.items()}
         self.chosen |= {"off": off, "cell": cells, "apart": told}
@@ -425,10 +426,9 @@ class EAR(TrainsOnce):
         surprise.settle(run.outputs(run.compiled(Pairs(passes, surprise)), some, "looking"))
         return surprise
 
-    def apart(self, scorer: nn.Module, good: Samples, run: Run) -> float:
+    def apart(self, scorer: nn.Module, good: Samples, painted: Faint, run: Run) -> float:
         """By how many of good pictures' deviations defects painted on them score higher."""
         compiled = run.compiled(First(scorer))
-        painted = faint(run.source(good), PAINTED, seed=run.seed, opacity=OPACITY)
         bad = [
             float(compiled(run.repainted(good[number], picture)))
             for picture, number in zip(painted.pictures, painted.numbers, strict=True)

@@ -69,6 +69,11 @@ class Backbone(nn.Module):
                 reset()
         return other
 
+    def quick(self) -> "Backbone":
+        """A copy to look through and not to train, which sees the same."""
+        other = deepcopy(self).eval().requires_grad_(False)
+        return other.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
     def tap(self, name: str) -> Tap:
         for tap in self.taps:
             if tap.name == name:

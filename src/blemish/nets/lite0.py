@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import fuse_conv_bn_eval
 
 from blemish.errors import MissingExtraError
 from blemish.nets.backbone import Backbone, Block, Tap
@@ -50,7 +51,7 @@ class SameConv(nn.Conv2d):
             return found
         if before != after:
             x, before = F.pad(x, (before[1], after[1], before[0], after[0])), (0, 0)
-        return F.conv2d(x, self.weight, None, self.stride, before, groups=self.groups)
+        return F.conv2d(x, self.weight, self.bias, self.stride, before, groups=self.groups)
 
 
 class Geometry(NamedTuple):
@@ -135,6 +136,15 @@ class Lite0(Backbone):
         first = nn.Sequential(self.stem, self.stages[0])
         later = zip(self.taps, list(self.stages)[1:], strict=True)
         return [Block("stem", first, (first,)), *(Block(tap.name, stage, (stage,)) for tap, stage in later)]
+
+    def quick(self) -> Backbone:
+        """Each convolution does what the batch norm after it did: a third less time to look and go back."""
+        other = super().quick()
+        for sequence in [part for part in other.modules() if isinstance(part, nn.Sequential)]:
+            for place, (conv, after) in enumerate(pairwise([*sequence])):
+                if isinstance(after, nn.BatchNorm2d):
+                    sequence[place], sequence[place + 1] = fuse_conv_bn_eval(conv, after), nn.Identity()
+        return other
 
 
 class Lite0Classifier(nn.Module):
