@@ -12,6 +12,7 @@ import pytest
 from blemish.errors import ImageError, ModelFileError, PixelFormatError
 from blemish.model import Inspector, Verdict
 from blemish.model.archive import Archive
+from blemish.model.inspector import Graph
 from tests.model import toy
 
 GOOD = np.full((300, 200, 3), 26, np.uint8)
@@ -214,3 +215,9 @@ def test_threads_share_a_model() -> None:
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda picture: told(shared, picture), pictures))
     assert answers == [told(alone, picture) for picture in pictures]
+
+
+def test_numbers_that_slow_a_processor_down_for_their_smallness_are_zero() -> None:
+    white = np.ones((1, 3, *toy.SIZE), np.float32)
+    assert Graph(toy.graph(score_scale=1e-39))(white).scores.tolist() == [0.0]
+    assert Graph(toy.graph(score_scale=1e-37))(white).scores.item() == pytest.approx(1e-37)
