@@ -27,7 +27,7 @@ RARE = 6
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "UniAD": ("uniad", {}),
     "LTAD": ("ltad", {}),
-    **{f"LTAD, kappa = {kappa:g}": ("ltad", {"kappa": kappa}) for kappa in (4.0, 64.0)},
+    "LTAD, kappa = 16": ("ltad", {"kappa": 16.0}),
     "classifier alone": ("ltad", {"score_of": "sad"}),
     "classifier alone, means of classes": ("ltad", {"score_of": "sad", "rows": 0}),
     "classifier alone, 1024 patches": ("ltad", {"score_of": "sad", "rows": 1024}),

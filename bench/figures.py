@@ -28,6 +28,7 @@ from tables import (
     Table,
     ablations,
     choices,
+    evidence,
     light,
     long_tailed,
     paired,
@@ -240,7 +241,7 @@ DOCUMENTS: Mapping[str, Mapping[str, Shown]] = {
         "ear-rivals": Shown("ear-rivals", rivals),
         "ear-throughput": Shown("ear-throughput", throughput),
     },
-    "docs/ltad.md": {"ltad": Shown("ltad", long_tailed)},
+    "docs/ltad.md": {"ltad": Shown("ltad", long_tailed), "ltad-evidence": Shown("ltad-evidence", evidence)},
 }
 
 

@@ -8,8 +8,8 @@ name"; the sum of both scores. With `--vlm kakaobrain/align-base` names go throu
 could not be read: sizes, schedules and what stands for abnormal patches are UniAD's, or ours.
 Ours: without `--vlm` there is no text. A small tower over name and state vectors, learned with the names,
 takes its place beside any backbone: "LTAD-style, text-free (adaptation)". But in `paper`, patches are not
-classified between texts: they are compared with normal ones of their class, which counts sixteen times as
-much as the reconstruction. What is made is held to the moments of its class; a class that is not given is
+classified between texts: they are compared with normal ones of their class, which counts 64 times as much
+as the reconstruction. What is made is held to the moments of its class; a class that is not given is
 found by its name; harmonic fusion (LTOAD's); and oversampling, to compare with.
 """
 
@@ -97,7 +97,7 @@ class Config(uniad.Config):
     """What the classifier is shown: each patch, or the mean of all."""
     sad_hidden: int = 256
     """Units of the projection to names that learn what is no sum of channels; 0: a linear one."""
-    kappa: float = 16.0
+    kappa: float = 64.0
     """What the semantic score counts beside the other, both in the deviations that good patches have."""
     fusion: Literal["sum", "harmonic"] = "sum"
     """How both scores become one; `harmonic` compares directions, as `--rec-score cos` does."""
