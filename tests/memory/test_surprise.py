@@ -4,10 +4,12 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from blemish.memory.patches import PatchVectors
-from blemish.memory.surprise import COPIED, LEAST, ROUNDING, Surprise
+from blemish.memory.surprise import COPIED, LEAST, NEAR, ROUNDING, Surprise, nearest
 from blemish.nets import load_backbone
 from blemish.nets.runtime import export
 
@@ -77,6 +79,29 @@ def test_what_is_always_lost_surprises_nobody_and_a_mark_does(patches: PatchVect
     assert 0.5 < float(usual.mean()) < 2.5, "in the deviations of good pictures"
     assert float(strange[:, 20:30, 20:30].mean()) > 3 * float(usual.max())
     assert float(known.mean()) > 2 * float(usual.mean()), "who never lost anything is surprised by a blur"
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 9), st.integers(1, 4))
+def test_what_is_near_a_remembered_surprise_is_near(seed: int, count: int, width: int) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    off, rows = (torch.randn(*shape, width, generator=rng) for shape in ((2, 5), (count,)))
+    off[1, 3] = rows[-1]
+    expected = torch.cdist(off.double(), rows.double()).amin(2) / width**0.5
+    torch.testing.assert_close(nearest(off, rows), expected.square().add(NEAR**2).sqrt().float())
+    assert float(nearest(off, rows)[1, 3]) == pytest.approx(NEAR)
+
+
+def test_what_surprised_in_good_pictures_is_remembered(patches: PatchVectors) -> None:
+    pictures = good(4)
+    pictures[0, :, 24:40, 24:40] = 1
+    again = pictures[:1]
+    surprise = settled(patches, pictures, blurred(pictures))
+    with torch.no_grad():
+        found = surprise(again, blurred(again), all_of(again))
+        surprise.rows = torch.zeros_like(surprise.rows[:, :1])
+        unremembered = surprise(again, blurred(again), all_of(again))
+    assert float(found[:, 28:36, 28:36].mean()) < 0.5 * float(unremembered[:, 28:36, 28:36].mean())
 
 
 def filled_in(pictures: Tensor, hidden: Tensor) -> Tensor:

@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blemish.memory.coreset import k_centre
 from blemish.memory.patches import PatchVectors
+from blemish.memory.vectors import Vectors
 from blemish.nets.distillation import Moments
 
 LEAST = 1e-2
@@ -14,11 +17,15 @@ LEAST = 1e-2
 ROUNDING = 1e-3
 """The same of the mean square of what is seen."""
 ENOUGH = 8
-"""Hidden patches for each number of a vector, of which a Gaussian can be told."""
+"""Patches for each number of a vector, of which a Gaussian can be told."""
 HALF = 0.4
 """Above which share of a patch it was hidden: no quarter, for most shares are, and rounding would decide."""
 COPIED = 0.7
 """What a surprise counts where nothing was hidden."""
+ROWS, SOME = 256, 128
+"""Surprises of good pictures that are remembered, of so many patches of each."""
+NEAR = 0.05
+"""Deviations: what is less is rounding."""
 
 
 class Surprise(nn.Module):
@@ -26,8 +33,9 @@ class Surprise(nn.Module):
 
     What a backbone sees of a good picture and of its reconstruction is taken to be Gaussian together. What to
     expect is then linear in the reconstruction, so that what is always lost in it surprises nobody, and
-    distances are in the deviations that remain. Patches that were hidden have a Gaussian of their own: what
-    was not is copied, and would make of every gap that is filled in a surprise.
+    what remains is told in its deviations. Good pictures surprise, too, at edges most: what counts is how far
+    a surprise is from the nearest of some that they had. Patches that were hidden have a Gaussian and
+    surprises of their own: what was not is copied, and would make of every gap that is filled in a surprise.
     """
 
     def __init__(self, patches: PatchVectors, size: tuple[int, int], channels: int) -> None:
@@ -37,9 +45,11 @@ class Surprise(nn.Module):
             self.width = patches(torch.zeros(1, channels, *size)).shape[2]
         self.matrix: Tensor
         self.bias: Tensor
-        # Of all patches, and of those that were hidden.
+        # Of all patches, and of those that were hidden; what is remembered, of visible and of hidden ones.
         self.register_buffer("matrix", torch.zeros(2, 2 * self.width, self.width))
         self.register_buffer("bias", torch.zeros(2, self.width))
+        self.rows: Tensor
+        self.register_buffer("rows", torch.zeros(2, 1, self.width))
 
     def seen(self, pictures: Tensor, rebuilt: Tensor, hidden: Tensor) -> Tensor:
         """(N, cells, width of both and whether it was hidden)"""
@@ -49,25 +59,47 @@ class Surprise(nn.Module):
 
     def settle(self, good: Iterable[Tensor]) -> None:
         """By what is seen (cells, width of both and one) of good pictures and what was rebuilt of them."""
-        count = 0
+        count, some = 0, []
 
         def stages() -> Iterator[tuple[Tensor, Tensor]]:
             nonlocal count
-            for seen in good:
+            for number, seen in enumerate(good):
                 both, hidden = seen[:, :-1], seen[:, -1] > 0.5
                 count += int(hidden.sum())
+                order = np.random.default_rng([number]).permutation(len(seen))
+                some.append(seen[torch.from_numpy(order[:SOME])])
                 yield both.T, both[hidden].T
 
         every, own = Moments.of(stages())
-        for place, moments in enumerate((every, own if count >= ENOUGH * self.width else every)):
-            self.matrix[place], self.bias[place] = conditional(moments)
+        moments = (every, own if count >= ENOUGH * self.width else every)
+        for place, each in enumerate(moments):
+            self.matrix[place], self.bias[place] = conditional(each)
+        patches = torch.cat(some)
+        hidden = patches[:, -1] > 0.5
+        self.remember([patches[which, :-1] for which in (~hidden, hidden)], patches[:, :-1])
+
+    def remember(self, kinds: list[Tensor], every: Tensor) -> None:
+        """Surprises that none of the others is far from: of each kind of patches, of all where it has few."""
+        each = []
+        for place, kind in enumerate(kinds):
+            off = (kind if len(kind) >= ROWS else every) @ self.matrix[place] + self.bias[place]
+            rows = off[k_centre(Vectors.of([off], off.nbytes), ROWS)]
+            each.append(torch.cat([rows, rows[:1].expand(ROWS - len(rows), -1)]))
+        self.rows = torch.stack(each)
 
     def forward(self, pictures: Tensor, rebuilt: Tensor, hidden: Tensor) -> Tensor:
         seen = self.seen(pictures, rebuilt, hidden)
         off = seen[:, None, :, :-1] @ self.matrix + self.bias[:, None]
-        apart = off.square().mean(3).sqrt()
+        apart = torch.stack([nearest(off[:, place], self.rows[place]) for place in (0, 1)], 1)
         far = torch.where(seen[..., -1] > 0.5, apart[:, 1], COPIED * apart[:, 0]).reshape(-1, 1, *self.grid)
         return F.interpolate(far, self.size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def nearest(off: Tensor, rows: Tensor) -> Tensor:
+    """(N, cells): root mean square distance of vectors (N, cells, width) from the nearest row."""
+    which = (rows.square().sum(1) - 2 * off @ rows.T).argmin(2)
+    # From the difference: the product form loses the digits of vectors that lie close to a row.
+    return ((off - rows[which]).square().mean(2) + NEAR**2).sqrt()
 
 
 def conditional(moments: Moments) -> tuple[Tensor, Tensor]:

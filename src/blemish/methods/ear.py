@@ -65,7 +65,7 @@ PAINTED, OPACITY = 64, (0.8, 1.0)
 """Defects that both are chosen by: fainter ones are lost in what differs between pixels of good pictures."""
 ENOUGH = 8
 """Pictures kept aside that tell how far good ones differ; of fewer all pictures are asked."""
-LOOKED_AT, MEASURED = 128, 32
+LOOKED_AT, MEASURED = 96, 32
 """Good pictures that tell what to expect of a rebuilt one, and how far what is seen of them varies."""
 BATCH = 8
 
@@ -179,6 +179,16 @@ def first_off(count: int) -> tuple[bool, ...]:
     return tuple(level >= count for level in range(len(LEVELS) - 1))
 
 
+def relit(picture: NDArray[np.float32], light: float, rng: np.random.Generator) -> NDArray[np.float32]:
+    """With brightness and contrast swayed by up to this share."""
+    if not light:
+        return picture
+    brightness, contrast = 1 + light * rng.uniform(-1, 1, 2)
+    mean = picture.mean()
+    swayed: NDArray[np.float32] = ((picture - mean) * contrast + mean * brightness).clip(0, 1)
+    return swayed.astype(np.float32)
+
+
 def saliency_of(config: Config) -> nn.Module:
     if config.saliency == "vit":
         return ClassToken(config.vit)
@@ -253,12 +263,7 @@ class Inpainting(_training.Task):
         if self.config.flips:
             ways = tuple(axis for axis in (-2, -1) if rng.random() < 0.5)
             picture, mask = np.flip(picture, ways), np.flip(mask, ways)
-        if not self.config.light:
-            return picture, mask
-        brightness, contrast = 1 + self.config.light * rng.uniform(-1, 1, 2)
-        mean = picture.mean()
-        relit = (picture - mean) * contrast + mean * brightness
-        return relit.clip(0, 1).astype(np.float32), mask
+        return relit(picture, self.config.light, rng), mask
 
     def hidden(self, name: str, rng: np.random.Generator) -> NDArray[np.bool_]:
         size = self.run.size
@@ -423,7 +428,16 @@ class EAR(TrainsOnce):
             return Msgms()
         surprise = Surprise(self.patches, run.size, run.format.channels)
         some = train[:: -(-len(train) // LOOKED_AT)]
-        surprise.settle(run.outputs(run.compiled(Pairs(passes, surprise)), some, "looking"))
+        compiled = run.compiled(Pairs(passes, surprise))
+
+        def seen() -> Iterator[Tensor]:
+            """Of each picture as it is, and in the light that the U-Net has learned to do with."""
+            for number, sample in enumerate(run.progress(some, "looking", len(some))):
+                picture, rng = run.pixels([sample])[0], np.random.default_rng([run.seed, number])
+                lights = (0.0, self.config.light) if self.config.light else (0.0,)
+                yield from compiled(np.stack([relit(picture, light, rng) for light in lights]))
+
+        surprise.settle(seen())
         return surprise
 
     def apart(self, scorer: nn.Module, good: Samples, painted: Faint, run: Run) -> float:
