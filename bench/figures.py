@@ -241,7 +241,7 @@ DOCUMENTS: Mapping[str, Mapping[str, Shown]] = {
         "ear-rivals": Shown("ear-rivals", rivals),
         "ear-throughput": Shown("ear-throughput", throughput),
     },
-    "docs/ltad.md": {"ltad": Shown("ltad", long_tailed), "ltad-evidence": Shown("ltad-evidence", evidence)},
+    "docs/ltad.md": {"ltad": Shown("ltad", long_tailed)},
 }
 
 
