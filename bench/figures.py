@@ -28,7 +28,6 @@ from tables import (
     Table,
     ablations,
     choices,
-    evidence,
     light,
     long_tailed,
     paired,

@@ -25,7 +25,7 @@ from blemish.evaluate import evaluate
 from blemish.evaluate.evaluation import Record, mean_record
 from blemish.evaluate.metrics import image_metrics
 from blemish.methods import Run, create, quiet, silent
-from blemish.methods._evidence import naming_accuracy, scores_as, shared_state, with_a_name
+from blemish.methods._evidence import naming_accuracy, scores_by_names, shared_state, with_a_name
 from records import RESULTS, Store
 
 SPLITS = ("balanced", "exp100", "step100")
@@ -180,21 +180,17 @@ class Looks:
     def pictures(self, samples: Samples) -> Iterator[torch.Tensor]:
         return (torch.from_numpy(batch) for batch in self.run.batches(samples))
 
-    def auroc(self, samples: Samples, name: int, scorer: Any = None) -> float:
+    def aurocs(self, samples: Samples, scorer: Any = None) -> list[float]:
+        """By each name."""
         test = samples.role(Role.TEST)
-        scores = scores_as(scorer or self.scorer, self.pictures(test), name).double().numpy()
-        found = image_metrics(scores, np.array([sample.bad for sample in test])).auroc
-        assert found is not None
-        return found
+        bad = np.array([sample.bad for sample in test])
+        scores = scores_by_names(scorer or self.scorer, self.pictures(test)).double().numpy()
+        found = [image_metrics(column, bad).auroc for column in scores.T]
+        return [auroc for auroc in found if auroc is not None]
 
     def swap(self) -> tuple[float, float, float]:
         """AUROC by own names and, on average, by others'; and how alike "abnormal" is to head and tail."""
-        table = np.array(
-            [
-                [self.auroc(self.samples.klass(klass), name) for name in range(len(self.names))]
-                for klass in self.names
-            ]
-        )
+        table = np.array([self.aurocs(self.samples.klass(klass)) for klass in self.names])
         off = ~np.eye(len(table), dtype=bool)
         assert self.samples.tail is not None
         rows, columns = ([self.names.index(klass) for klass in group] for group in self.samples.tail.groups)
@@ -210,7 +206,7 @@ class Looks:
         """AUROC on a class that was left out, by a name learned from a few pictures and by the mean name."""
         few = strange.role(Role.TRAIN)[:SHOTS]
         wider = [with_a_name(self.scorer, pictures) for pictures in (self.pictures(few), None)]
-        named, generic = (self.auroc(strange, len(self.names), scorer) for scorer in wider)
+        named, generic = (self.aurocs(strange, scorer)[-1] for scorer in wider)
         return named, generic
 
 

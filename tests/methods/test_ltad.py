@@ -13,7 +13,7 @@ import blemish
 from blemish.data import Samples
 from blemish.errors import UsageError
 from blemish.methods import Run, _phases, _training, create
-from blemish.methods._evidence import naming_accuracy, scores_as, shared_state, with_a_name
+from blemish.methods._evidence import naming_accuracy, scores_by_names, shared_state, with_a_name
 from blemish.methods._phases import Judgement, Naming
 from blemish.methods.ltad import LTAD, Config
 from blemish.nets.namestate import NameState, Words
@@ -367,7 +367,7 @@ def test_evidence_that_names_mean_something(prepared: Prepare) -> None:
     good = [photos.of(klass) for klass in "abc"]
     assert naming_accuracy(scorer, good) > 0.9
     assert naming_accuracy(scorer, good[::-1]) < 0.5
-    own, other = (scores_as(scorer, photos.of("a"), name) for name in (0, 1))
+    own, other, _ = scores_by_names(scorer, photos.of("a")).T
     assert own.shape == (8,)
     assert own.mean() < other.mean(), "by another's name a good picture looks abnormal"
     cosines = shared_state(scorer)

@@ -18,17 +18,20 @@ Pictures = Iterable[Tensor]
 
 
 @torch.no_grad()
-def scores_as(scorer: LtadScorer, pictures: Pictures, name: int) -> Tensor:
-    """(N,): how abnormal the classifier finds pictures if they are called by that name.
+def scores_by_names(scorer: LtadScorer, pictures: Pictures) -> Tensor:
+    """(N, K): how abnormal the classifier finds each picture if it is called by each name.
 
     Swap test: called by another class's, it must tell bad from good ones clearly worse.
     """
     found = []
     for batch in pictures:
-        called = F.one_hot(torch.full((len(batch),), name), len(scorer.judge.normal)).float()
-        seen = scorer.space(scorer.gaze.look(batch))
-        heat = F.interpolate(scorer.judge.abnormal(seen, called)[:, None], scorer.size, mode="bilinear")
-        found.append(image_score(heat[:, 0], scorer.window))
+        seen, names = scorer.space(scorer.gaze.look(batch)), torch.eye(len(scorer.judge.normal))
+        each = []
+        for called in names:
+            abnormal = scorer.judge.abnormal(seen, called.expand(len(batch), -1))
+            heat = F.interpolate(abnormal[:, None], scorer.size, mode="bilinear")
+            each.append(image_score(heat[:, 0], scorer.window))
+        found.append(torch.stack(each, 1))
     return torch.cat(found)
 
 

@@ -7,12 +7,12 @@ deviations as its threshold, a U-Net trained with all skips (in `paper` used wit
 pass, the highest value of the map as score and, in `paper`, MSGMS as what the map is of. The papers' bodies
 could not be read: widths, losses, schedule and which skips are off are those of the first author's public
 code for RIAD, or ours.
-Ours: in `fast` and `full` the map tells how unlikely what a backbone sees of the picture is, by what it sees
-of the reconstruction, and the loss has how far the two are apart; the attention learned from drawn glyphs
-instead of MNIST's digits, and looks at half the size, with the local mean taken off; training in swayed
-light; good pictures kept aside tell when to stop, and defects painted on them how many skips are off; widths
-and updates for two CPU cores; remedies for skips that are off; and, to compare with, random masks, no masks,
-and RIAD's twelve passes.
+Ours: in `fast` and `full` the map tells how far what a backbone sees of the picture is from what it sees of
+the reconstruction lets expect, and from how far off good pictures were; the loss has how far the two are
+apart. The attention learned from drawn glyphs instead of MNIST's digits, and looks at half the size, with the
+local mean taken off; training in swayed light; good pictures kept aside tell when to stop, and defects
+painted on them how many skips are off; widths and updates for two CPU cores; remedies for skips that are off;
+and, to compare with, random masks, no masks, and RIAD's twelve passes.
 """
 
 import math
