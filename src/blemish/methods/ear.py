@@ -34,7 +34,7 @@ from blemish.memory.patches import PatchVectors
 from blemish.memory.surprise import Surprise
 from blemish.methods import _training
 from blemish.methods._contract import Run
-from blemish.methods._excision import EarScorer, Filling, First, Likeness, Pairs, Passes
+from blemish.methods._excision import EarScorer, Filling, First, Likeness, Pairs, Passes, relit
 from blemish.methods._once import TrainsOnce
 from blemish.methods._registry import register
 from blemish.nets.attention import Attention
@@ -177,16 +177,6 @@ class Config:
 
 def first_off(count: int) -> tuple[bool, ...]:
     return tuple(level >= count for level in range(len(LEVELS) - 1))
-
-
-def relit(picture: NDArray[np.float32], light: float, rng: np.random.Generator) -> NDArray[np.float32]:
-    """With brightness and contrast swayed by up to this share."""
-    if not light:
-        return picture
-    brightness, contrast = 1 + light * rng.uniform(-1, 1, 2)
-    mean = picture.mean()
-    swayed: NDArray[np.float32] = ((picture - mean) * contrast + mean * brightness).clip(0, 1)
-    return swayed.astype(np.float32)
 
 
 def saliency_of(config: Config) -> nn.Module:
