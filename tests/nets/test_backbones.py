@@ -55,8 +55,15 @@ def test_a_quick_copy_sees_the_same_and_sends_the_same_back(named: tuple[str, Ba
     assert float((sent[0] - sent[1]).norm() / sent[0].norm()) < 1e-3
 
 
-def test_a_quick_lite0_has_no_batch_norm() -> None:
-    assert not any(isinstance(part, nn.BatchNorm2d) for part in load_backbone("lite0").quick().modules())
+@torch.no_grad()
+def test_a_quick_lite0_has_no_batch_norm_and_exports() -> None:
+    backbone = load_backbone("lite0").quick()
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in backbone.modules())
+    x = pictures(backbone, 1)
+    graph = export(backbone, 3, (x.shape[2], x.shape[3]), backbone.default_taps)
+    shown = onnxruntime.InferenceSession(graph).run(None, {"pixels": x.numpy()})
+    for one, other in zip(shown, backbone(x), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3)
 
 
 @torch.no_grad()

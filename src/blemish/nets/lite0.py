@@ -48,7 +48,7 @@ class SameConv(nn.Conv2d):
         if torch.onnx.is_in_onnx_export():
             how = Geometry((*before, *after), self.stride, self.groups)
             found: Tensor = Conv.apply(x, self.weight, how)  # type: ignore[no-untyped-call]
-            return found
+            return found if self.bias is None else found + self.bias[:, None, None]
         if before != after:
             x, before = F.pad(x, (before[1], after[1], before[0], after[0])), (0, 0)
         return F.conv2d(x, self.weight, self.bias, self.stride, before, groups=self.groups)
