@@ -81,24 +81,6 @@ def long_tailed(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
         yield [*key, *map(spread, [*groups, found]), f"{seconds:.0f} s"]
 
 
-EVIDENCE = (
-    ("image AUROC by own names", "image_auroc"),
-    ("by others'", "image_auroc_swapped"),
-    ("good pictures named right", "naming_accuracy"),
-    ("left out, by a name from four pictures", "few_shot_auroc"),
-    ("by the mean name", "generic_auroc"),
-)
-
-
-def evidence(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
-    """That names mean something, in percent; and the cosine of what "abnormal" is to head and to tail."""
-    yield ["set", "split", "preset", "seed", *(label for label, _ in EVIDENCE), "head's state by tail's"]
-    for record in result["records"]:
-        told = (f"{100 * record[name]:.1f}" for _, name in EVIDENCE)
-        key = (str(record[name]) for name in ("dataset", "split", "preset", "seed"))
-        yield [*key, *told, f"{record['state_head_tail']:.2f}"]
-
-
 def rivals(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
     """Means over seeds, with the spread of the first rate; then of the data sets that all rivals have."""
     rates = ("image AUROC", "image AP", "pixel AUROC", "pixel AP", "AUPRO")
