@@ -186,7 +186,9 @@ class Looks:
         bad = np.array([sample.bad for sample in test])
         scores = scores_by_names(scorer or self.scorer, self.pictures(test)).double().numpy()
         found = [image_metrics(column, bad).auroc for column in scores.T]
-        return [auroc for auroc in found if auroc is not None]
+        known = [auroc for auroc in found if auroc is not None]
+        assert len(known) == len(found)  # a place is a name
+        return known
 
     def swap(self) -> tuple[float, float, float]:
         """AUROC by own names and, on average, by others'; and how alike "abnormal" is to head and tail."""
