@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 import blemish
 from blemish import data
 from blemish.data import Role
-from records import RESULTS, Store, measured
+from blemish.model.inspector import Graph
+from blemish.nets.runtime import export
+from records import RESULTS, Store, bare, measured
 
 RIVALS: dict[str, dict[str, Any]] = {
     "EAR v1": {},
@@ -59,6 +61,7 @@ ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
     "mosaic's cells": {f"{side} px": {"variant": "mosaic", "cell": side} for side in (4, 8, 16, 32)},
 }
 WARM_UP, RUNS, TURNS = 5, 30, 10
+FEW, SIZE = 8, (256, 256)
 FASTER = (
     "EAR v1",
     "EAR v1, looked at at a quarter",
@@ -71,21 +74,17 @@ UNTRAINED = {"updates": 1, "check_every": 0, "off": 0, "cell": 16}
 """How long a picture takes depends on no weight; where a fit chooses, all skips are on: the slowest way."""
 
 
-def timed(model: blemish.Inspector, batch: NDArray[np.float32]) -> float:
+def timed(graph: Graph, batch: NDArray[np.float32]) -> float:
     begin = time.perf_counter()
-    model.graph(batch)
+    graph(batch)
     return (time.perf_counter() - begin) * 1e3
-
-
-def one_picture(model: blemish.Inspector, folder: Path) -> NDArray[np.float32]:
-    sample = data.read(folder).role(Role.TEST)[0]
-    return model.pixels(sample.read(), sample.name)[None]
 
 
 def graph_ms(model: blemish.Inspector, folder: Path) -> float:
     """Median of one picture through the graph, on as many threads as there are cores."""
-    batch = one_picture(model, folder)
-    return float(np.median([timed(model, batch) for _ in range(WARM_UP + RUNS)][WARM_UP:]))
+    sample = data.read(folder).role(Role.TEST)[0]
+    batch = model.pixels(sample.read(), sample.name)[None]
+    return float(np.median([timed(model.graph, batch) for _ in range(WARM_UP + RUNS)][WARM_UP:]))
 
 
 def throughput(given: argparse.Namespace) -> None:
@@ -94,21 +93,21 @@ def throughput(given: argparse.Namespace) -> None:
     Not one by each: the threads of the last graph still spin when the next one begins.
     """
     folder, store = given.folders[0], Store(RESULTS / "ear-throughput.json", times=True)
+    few = data.few_shot(data.read(folder), FEW)
     for preset in ("fast", "full"):
-        models = [
-            blemish.fit(folder, method="ear", preset=preset, few_shot=8, options=UNTRAINED | RIVALS[name])
-            for name in FASTER
-        ]
-        batch = one_picture(models[0], folder)
-        turns = np.array([[few(model, batch) for model in models] for _ in range(TURNS)])
+        found = [bare(few, "ear", preset, UNTRAINED | RIVALS[name], size=SIZE) for name in FASTER]
+        run = found[0].run
+        graphs = [Graph(export(b.scorer, run.format.channels, SIZE, b.method.outputs)) for b in found]
+        batch = run.pixels(few.role(Role.TRAIN)[:1])
+        turns = np.array([[median_of_few(graph, batch) for graph in graphs] for _ in range(TURNS)])
         for number, name in enumerate(FASTER):
             ratio = float(np.median(turns[:, number] / turns[:, 0]))
             told = {"threads": os.cpu_count(), "ms": float(np.median(turns[:, number])), "by_ear": ratio}
             store.add({"preset": preset, "variant": name}, told)
 
 
-def few(model: blemish.Inspector, batch: NDArray[np.float32]) -> float:
-    return float(np.median([timed(model, batch) for _ in range(WARM_UP + TURNS)][WARM_UP:]))
+def median_of_few(graph: Graph, batch: NDArray[np.float32]) -> float:
+    return float(np.median([timed(graph, batch) for _ in range(WARM_UP + TURNS)][WARM_UP:]))
 
 
 def measure(folder: Path, key: dict[str, Any], store: Store, **given: Any) -> None:

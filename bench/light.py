@@ -27,6 +27,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "reb": ("reb", {}),
     "fractalad": ("fractalad", {}),
     "uniad": ("uniad", {}),
+    "ltad's classifier": ("ltad", {"score_of": "sad"}),
     "ear by MSGMS, trained in one light": ("ear", MSGMS | {"light": 0.0}),
     "ear by MSGMS": ("ear", MSGMS),
     "ear, trained in one light": ("ear", {"light": 0.0}),

@@ -19,14 +19,13 @@ import numpy as np
 import torch
 
 import blemish
-from blemish import api, data
+from blemish import data
 from blemish.data import Role, Samples, demo
 from blemish.evaluate import evaluate
 from blemish.evaluate.evaluation import Record, mean_record
 from blemish.evaluate.metrics import image_metrics
-from blemish.methods import Run, create, quiet, silent
 from blemish.methods._evidence import naming_accuracy, scores_by_names, shared_state, with_a_name
-from records import RESULTS, Store
+from records import RESULTS, Store, bare
 
 SPLITS = ("balanced", "exp100", "step100")
 SIZE = (256, 256)
@@ -167,15 +166,11 @@ class Looks:
 
     def __init__(self, samples: Samples, *, seed: int, given: argparse.Namespace) -> None:
         held = data.hold_out(samples, seed=seed)
-        good = held.role(Role.TRAIN)
-        train, decoded, fmt = api.decode(good, SIZE, skip_bad=False, progress=quiet, say=silent)
-        self.samples = samples
-        self.run = Run(size=SIZE, format=fmt, seed=seed, decoded=decoded, cache=given.cache)
-        self.method = create("ltad", given.preset, LEARNED)
         begin = time.perf_counter()
-        self.scorer: Any = self.method.fit(train, self.run)
+        found = bare(held, "ltad", given.preset, LEARNED, size=SIZE, seed=seed, cache=given.cache)
         self.seconds = time.perf_counter() - begin
-        self.names = train.classes
+        self.samples, self.run, self.names = samples, found.run, found.train.classes
+        self.scorer: Any = found.scorer
 
     def pictures(self, samples: Samples) -> Iterator[torch.Tensor]:
         return (torch.from_numpy(batch) for batch in self.run.batches(samples))

@@ -2,13 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from torch import nn
 
 import blemish
-from blemish import data
+from blemish import api, data
+from blemish.data import Role, Samples
 from blemish.evaluate import evaluate
 from blemish.evaluate.bench import machine, versions
 from blemish.evaluate.writing import write_text
+from blemish.methods import Method, Run, create, quiet, silent
 
 RESULTS = Path(__file__).resolve().parent / "results"
 TOLD = ("image_auroc", "fit_seconds", "ms")
@@ -43,3 +47,29 @@ class Store:
 
 def measured(model: blemish.Inspector, folder: Path) -> dict[str, Any]:
     return evaluate(model, data.read(folder)).records[0]
+
+
+class Bare(NamedTuple):
+    """As it was learned: neither exported nor calibrated."""
+
+    train: Samples
+    run: Run
+    method: Method
+    scorer: nn.Module
+
+
+def bare(
+    samples: Samples,
+    method: str,
+    preset: str,
+    options: dict[str, Any],
+    *,
+    size: tuple[int, int],
+    seed: int = 0,
+    cache: Path | None = None,
+) -> Bare:
+    good = samples.role(Role.TRAIN)
+    train, decoded, fmt = api.decode(good, size, skip_bad=False, progress=quiet, say=silent)
+    run = Run(size=size, format=fmt, seed=seed, preset=preset, decoded=decoded, cache=cache)
+    chosen = create(method, preset, options)
+    return Bare(train, run, chosen, chosen.fit(train, run))
