@@ -44,8 +44,8 @@ HEAVY = {
 BUILT_OF = {"demo": {"demo", "eval", "fit", "inspect"}, "bench": {"bench", "fit"}, "eval": {"eval", "fit"}}
 """Verbs that need others'."""
 LONGEST = 450
-QUICK = 0.3
-"""Seconds from the start of the interpreter to its end."""
+QUICK, BY_NUMPY = 0.3, 2.5
+"""Seconds from the start of the interpreter to its end; on a slow machine by those of an import of NumPy."""
 
 
 def named(path: Path) -> str:
@@ -73,7 +73,7 @@ def imports(tree: ast.AST, *, only_at_top: bool = False) -> Iterator[str]:
         yield from imports(node, only_at_top=only_at_top)
 
 
-def best_time(*command: str, tries: int = 30) -> float:
+def best_time(*command: str, enough: float, tries: int = 30) -> float:
     """Of the processor, and the best of several: other work on the machine must not count."""
 
     def children() -> float:
@@ -81,7 +81,7 @@ def best_time(*command: str, tries: int = 30) -> float:
         return told.children_user + told.children_system
 
     best = float("inf")
-    while tries and best >= QUICK:
+    while tries and best >= enough:
         begin = children()
         subprocess.run([sys.executable, *command], check=True, capture_output=True)
         best, tries = min(best, children() - begin), tries - 1
@@ -95,7 +95,9 @@ def test_public_names() -> None:
 
 @pytest.mark.parametrize("command", [("-c", "import blemish"), ("-m", "blemish", "--help")])
 def test_start_up_is_quick(command: tuple[str, ...]) -> None:
-    assert best_time(*command) < QUICK
+    if best_time(*command, enough=QUICK, tries=5) >= QUICK:
+        allowed = BY_NUMPY * best_time("-c", "import numpy", enough=0)
+        assert best_time(*command, enough=allowed) < allowed
 
 
 @pytest.mark.parametrize("arguments", [None, [], *([verb, "--help"] for verb in VERBS if verb != "fit")])

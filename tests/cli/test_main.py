@@ -99,7 +99,7 @@ def test_interrupting_a_fit_leaves_nothing(product: Path, tmp_path: Path) -> Non
 
     screen, terminal = pty.openpty()
     child = subprocess.Popen(
-        [*COMMAND, "fit", str(product), "--size", "512"],
+        [*COMMAND, "fit", str(product), "--size", "768"],  # so large that it is not done before it is told
         stdout=subprocess.PIPE,
         stderr=terminal,
         cwd=tmp_path,
@@ -114,7 +114,7 @@ def test_interrupting_a_fit_leaves_nothing(product: Path, tmp_path: Path) -> Non
                 child.send_signal(signal.SIGINT)
                 sent = True
     os.close(screen)
-    assert child.communicate()[0] == b""
+    assert child.communicate()[0] == b"", shown
     assert child.returncode == 130
     assert b"decoding" in shown
     assert shown.endswith(b"Interrupted\r\n")
