@@ -64,8 +64,12 @@ FRACTALAD: Variants = {
     "256 codes": ("fractalad", HEAD | {"codes": 256}),
     "shown t and w · s": ("fractalad", HEAD | {"view": "both"}),
 }
+LONGER = {"batch": 8, "width": 16}
 EAR: Variants = {
     "fast": ("ear", {}),
+    "three U-Nets": ("ear", {"members": 3}),
+    "twice the width, 400 updates of 8": ("ear", LONGER | {"updates": 400}),
+    "twice the width, 800 updates of 8": ("ear", LONGER | {"updates": 800, "check_every": 100}),
     "random squares": ("ear", {"hide": "random"}),
     "plain autoencoder": ("ear", {"hide": "nothing", "off": 4, "off_in_training": 4}),
     "no likeness": ("ear", {"likeness": 0.0}),

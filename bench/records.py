@@ -1,9 +1,11 @@
 """Results of the scripts in this folder: on disk as soon as they are there."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from safetensors.torch import save
 from torch import nn
 
 import blemish
@@ -13,6 +15,9 @@ from blemish.evaluate import evaluate
 from blemish.evaluate.bench import machine, versions
 from blemish.evaluate.writing import write_text
 from blemish.methods import Method, Run, create, quiet, silent
+from blemish.model.archive import Archive
+from blemish.model.products import Calibrations, Good
+from blemish.nets.runtime import export
 
 RESULTS = Path(__file__).resolve().parent / "results"
 TOLD = ("image_auroc", "fit_seconds", "ms")
@@ -56,6 +61,19 @@ class Bare(NamedTuple):
     run: Run
     method: Method
     scorer: nn.Module
+    seconds: float
+
+    def judging(self) -> blemish.Inspector:
+        """Scores as a model of `blemish.fit` does; verdicts mean nothing, for nothing calibrated it."""
+        run, method = self.run, self.method
+        archive = Archive(
+            manifest=api.describe(method, self.train, self.train.with_items([]), run)
+            | {"fit_seconds": round(self.seconds, 2), "peak_rss_mb": api.peak_rss_mb()},
+            graph=export(self.scorer, run.format.channels, run.size, method.outputs),
+            calibration=Calibrations.of([Good(0.0, 0.0), Good(1.0, 1.0)]).to_json(),
+            weights=save(method.weights(self.scorer)),
+        )
+        return blemish.Inspector(archive)
 
 
 def bare(
@@ -68,8 +86,10 @@ def bare(
     seed: int = 0,
     cache: Path | None = None,
 ) -> Bare:
+    begin = time.perf_counter()
     good = samples.role(Role.TRAIN)
     train, decoded, fmt = api.decode(good, size, skip_bad=False, progress=quiet, say=silent)
     run = Run(size=size, format=fmt, seed=seed, preset=preset, decoded=decoded, cache=cache)
     chosen = create(method, preset, options)
-    return Bare(train, run, chosen, chosen.fit(train, run))
+    scorer = chosen.fit(train, run)
+    return Bare(train, run, chosen, scorer, time.perf_counter() - begin)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from blemish.methods._excision import EarScorer
 from blemish.methods.ear import SIZES, Config, Inpainting
 from blemish.model.inspector import Graph
 from blemish.nets.runtime import export
-from blemish.nets.unet import UNet
 from tests.methods.product import SIDE, datasets, fit, marked, pictures, run_for
 
 QUICK: dict[str, Any] = {
@@ -79,12 +79,45 @@ def test_one_update_changes_all_of_the_unet_and_nothing_of_the_attention() -> No
 
 def test_all_skips_are_on_in_training_and_shallow_ones_off_in_inspection() -> None:
     method, task, run = prepared({**QUICK, "off": 2})
-    assert isinstance(task.network.unet, UNet)
-    assert task.network.unet.switches == (True,) * 4
+    assert [unet.switches for unet in task.network.unets] == [(True,) * 4]
     scorer = method.scorer(task, run)
-    assert scorer.passes.filling.unet.switches == (False, False, True, True)
+    assert [unet.switches for unet in scorer.passes.filling.unets] == [(False, False, True, True)]
     _, fewer, _ = prepared({**QUICK, "off_in_training": 4})
-    assert fewer.network.unet.switches == (False,) * 4
+    assert [unet.switches for unet in fewer.network.unets] == [(False,) * 4]
+
+
+def test_members_learn_in_turns_and_each_as_if_alone() -> None:
+    _, task, run = prepared({**QUICK, "members": 2, "updates": 2, "check_every": 0})
+    first, second = task.network.unets
+    assert not all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert task.updates == 4
+    assert [task.draw(update, 0).member for update in (1, 2, 3, 4)] == [0, 1, 0, 1]
+    before = [deepcopy(unet.state_dict()) for unet in (first, second)]
+    task.updates = 1
+    _training.train(task, run, {})
+    changed = [
+        [name for name, value in unet.state_dict().items() if not torch.equal(value, state[name])]
+        for unet, state in zip((first, second), before, strict=True)
+    ]
+    assert changed[0]
+    assert not changed[1]
+
+
+@pytest.mark.parametrize("hide", ["attention", "riad"])
+def test_the_map_is_the_mean_of_what_each_member_makes_of_a_picture(hide: str) -> None:
+    options = {**QUICK, "members": 2, "compare": "msgms", "off": 0, "hide": hide}
+    method, task, run = prepared(options)
+    _training.train(task, run, {})
+    pictures = task.draw(1, 0).pictures
+    each = []
+    with torch.no_grad():
+        together = method.scorer(task, run)(pictures)[1]
+        for unet in task.network.unets:
+            method, one, run = prepared({**options, "members": 1})
+            one.network.eval().unets[0].load_state_dict(unet.state_dict())
+            each.append(method.scorer(one, run)(pictures)[1])
+    assert not torch.allclose(*each, rtol=1e-3)
+    torch.testing.assert_close(together, torch.stack(each).mean(0), rtol=1e-4, atol=1e-6)
 
 
 def test_masks_are_those_of_the_inspected_picture() -> None:
@@ -203,7 +236,7 @@ def test_losses_in_holes_fall() -> None:
     def inside() -> float:
         task.network.train()
         with torch.no_grad():
-            rebuilt = task.network(batch.pictures, batch.hidden, batch.cells)
+            rebuilt = task.network(*batch)
         return task.objective.inside_and_outside(batch.pictures, rebuilt, batch.hidden[:, None])[0]
 
     before = inside()

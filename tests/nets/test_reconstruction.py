@@ -210,7 +210,7 @@ def test_no_pixel_is_rebuilt_from_itself(each_its_own: bool) -> None:
 def test_riad_rebuilds_once_for_each_cell_size_and_exports() -> None:
     net = UNet((4, 6))
     shaken(net)
-    riad, x = Riad(net, SMALL, seed=3).eval(), pair(SMALL)[0]
+    riad, x = Riad([net], SMALL, seed=3).eval(), pair(SMALL)[0]
     expected = []
     for cell in (2, 4, 8, 16):
         rebuilt = torch.zeros_like(x)

@@ -1,6 +1,7 @@
 """Pictures → what is rebuilt of them from what is not hidden: EAR's one pass, and RIAD's."""
 
 from collections.abc import Iterable
+from typing import cast
 
 import numpy as np
 import torch
@@ -20,43 +21,55 @@ from blemish.nets.reconstruction import (
     inpainted,
     restricted,
 )
+from blemish.nets.unet import UNet
 
 
 class Filling(nn.Module):
-    """The U-Net, given pictures without what is hidden of them."""
+    """U-Nets, given pictures without what is hidden of them."""
 
-    def __init__(self, unet: nn.Module, fill: Fill, *, told: bool = False) -> None:
-        """`told`: whether the U-Net is given what is hidden, too."""
+    def __init__(self, unets: Iterable[UNet], fill: Fill, *, told: bool = False) -> None:
+        """`told`: whether they are given what is hidden, too."""
         super().__init__()
-        self.unet, self.fill, self.told = unet, fill, told
+        self.members, self.fill, self.told = nn.ModuleList(unets), fill, told
+
+    @property
+    def unets(self) -> list[UNet]:
+        return [cast(UNet, unet) for unet in self.members]
 
     def left(self, pictures: Tensor, hidden: Tensor, cells: int) -> Tensor:
-        """What the U-Net is given."""
+        """What a U-Net is given."""
         if hidden.ndim > 3:
             return (pictures[:, None] * (1 - hidden)).flatten(0, 1)
         left = excise(pictures, hidden, self.fill, cells)
         return torch.cat([left, hidden[:, None]], 1) if self.told else left
 
-    def forward(self, pictures: Tensor, hidden: Tensor, cells: int) -> Tensor:
+    def forward(self, pictures: Tensor, hidden: Tensor, cells: int, member: int) -> Tensor:
+        """What one of them rebuilds."""
+        unet = self.members[member]
         if hidden.ndim > 3:
-            return inpainted(self.unet, pictures, hidden)
-        return self.unet(self.left(pictures, hidden, cells))
+            return inpainted(unet, pictures, hidden)
+        return unet(self.left(pictures, hidden, cells))
+
+    def each(self, pictures: Tensor, hidden: Tensor, cells: int) -> list[Tensor]:
+        left = self.left(pictures, hidden, cells)
+        return [unet(left) for unet in self.members]
 
 
 class Passes(nn.Module):
-    """Pictures → what is rebuilt of them, once or, as RIAD does, once for each size of what is hidden; what
-    was hidden; and of which pictures more was conspicuous than may be."""
+    """Pictures → what each U-Net rebuilds of them, once or, as RIAD does, once for each size of what is
+    hidden; what was hidden; and of which pictures more was conspicuous than may be."""
 
     def __init__(self, hiding: Hiding | Constant | None, filling: Filling | Riad, cells: int) -> None:
         super().__init__()
         self.hiding, self.filling, self.cells = hiding, filling, cells
 
     def forward(self, pictures: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
-        if self.hiding is None:
+        if isinstance(self.filling, Riad):
             everywhere = torch.ones_like(pictures[:, 0])
             return self.filling(pictures), everywhere, everywhere[:, 0, 0] > 1  # never
+        assert self.hiding is not None
         hidden, capped = self.hiding.told(pictures)
-        return [self.filling(pictures, hidden, self.cells)], hidden, capped
+        return self.filling.each(pictures, hidden, self.cells), hidden, capped
 
 
 class Pairs(nn.Module):

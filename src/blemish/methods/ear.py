@@ -11,8 +11,8 @@ Ours: in `fast` and `full` the map tells how far what a backbone sees of the pic
 the reconstruction lets expect, and from how far off good pictures were; the loss has how far the two are
 apart. The attention learned from drawn glyphs instead of MNIST's digits, and looks at half the size, with the
 local mean taken off; training in swayed light; good pictures kept aside tell when to stop, and defects
-painted on them how many skips are off; widths and updates for two CPU cores; remedies for skips that are off;
-and, to compare with, random masks, no masks, and RIAD's twelve passes.
+painted on them how many skips are off; widths and updates for two CPU cores; in `full` three U-Nets,
+averaged; remedies for skips that are off; to compare with, random masks, no masks, RIAD's twelve passes.
 """
 
 import math
@@ -77,7 +77,9 @@ class Config:
     variant: Literal["v1", "mosaic"] = "v1"
     """`mosaic`, the later version: what is hidden is made coarse instead of emptied, and all skips are on."""
     updates: int = 200
-    """Updates of the U-Net, at most."""
+    """Updates of a U-Net, at most."""
+    members: int = 1
+    """U-Nets that learn beside one another, each from its own beginning; their maps are averaged."""
     batch: int = 4
     """Pictures in an update."""
     learning_rate: float = 1e-3
@@ -140,9 +142,8 @@ class Config:
     """Looks without a better one after which training ends."""
 
     def __post_init__(self) -> None:
-        leasts = dict.fromkeys(("updates", "batch", "width", "reduction", "scales", "patience"), 1) | {
-            "off": -1
-        }
+        some = ("updates", "members", "batch", "width", "reduction", "scales", "patience")
+        leasts = dict.fromkeys(some, 1) | {"off": -1}
         nothing = ("cell", "off_in_training", "dilation", "likeness", "light", "check_every")
         leasts |= dict.fromkeys(nothing, 0)
         for name, least in leasts.items():
@@ -200,6 +201,7 @@ class Batch(NamedTuple):
     """(N, H, W), or for RIAD (N, passes, 1, H, W)."""
     cells: int
     """Side of the mosaic."""
+    member: int = 0
 
 
 class Inpainting(_training.Task):
@@ -221,12 +223,12 @@ class Inpainting(_training.Task):
     ) -> None:
         self.network, self.config, self.run = network, config, run
         self.masks, self.likeness = masks, likeness
-        self.updates, self.patience = config.updates, config.patience
+        self.updates, self.patience = config.updates * config.members, config.patience
         self.train, self.aside = _training.kept_aside(train, run.seed, wanted=config.check_every > 0)
-        self.check_every = config.check_every if self.aside else 0
+        self.check_every = config.check_every * config.members if self.aside else 0
         self.objective = Loss(config.loss, half=True)
-        assert isinstance(network.unet, UNet)
-        network.unet.switch(first_off(config.off_in_training))
+        for unet in network.unets:
+            unet.switch(first_off(config.off_in_training))
 
     def optimiser(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.network.parameters(), lr=self.config.learning_rate)
@@ -242,7 +244,7 @@ class Inpainting(_training.Task):
         rng = np.random.default_rng([self.run.seed, update])
         cells = self.config.cell or int(rng.choice(SIZES))
         some = [self.example(number) for number in range(start, start + self.config.batch)]
-        return self.together(some, cells)
+        return self.together(some, cells)._replace(member=(update - 1) % self.config.members)
 
     def example(self, number: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         seed = self.run.seed
@@ -274,7 +276,7 @@ class Inpainting(_training.Task):
         return Batch(pictures, hidden[:, :, None] if hidden.ndim > 3 else hidden, cells)
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
-        rebuilt = network(batch.pictures, batch.hidden, batch.cells)
+        rebuilt = network(*batch)
         loss = self.objective(batch.pictures, rebuilt)
         if self.likeness is None:
             return loss
@@ -285,14 +287,10 @@ class Inpainting(_training.Task):
         """Pictures as they are, with what is hidden of them whenever this is asked."""
         items = list(samples)
         for start in range(0, len(items), BATCH):
-            some = items[start : start + BATCH]
-            each = [
-                (
-                    self.run.pixels([sample])[0],
-                    self.hidden(sample.name, np.random.default_rng([start + place])),
-                )
-                for place, sample in enumerate(some)
-            ]
+            each = []
+            for place, sample in enumerate(items[start : start + BATCH], start):
+                mask = self.hidden(sample.name, np.random.default_rng([place]))
+                each.append((self.run.pixels([sample])[0], mask))
             yield self.together(each, self.config.cell or SIZES[-2])
 
     def check(self) -> float:
@@ -300,9 +298,10 @@ class Inpainting(_training.Task):
         device = next(self.network.parameters()).device
         total = 0.0
         for batch in self.kept(self.aside):
-            moved = Batch(batch.pictures.to(device), batch.hidden.to(device), batch.cells)
-            total += len(batch.pictures) * float(self.loss(self.network, moved))
-        return total / len(self.aside)
+            moved = batch._replace(pictures=batch.pictures.to(device), hidden=batch.hidden.to(device))
+            for member in range(self.config.members):
+                total += len(batch.pictures) * float(self.loss(self.network, moved._replace(member=member)))
+        return total / (len(self.aside) * self.config.members)
 
 
 @register
@@ -311,7 +310,7 @@ class EAR(TrainsOnce):
     Config: ClassVar[type] = Config
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "fast": {},
-        "full": {"updates": 800, "batch": 8, "width": 16, "check_every": 100},
+        "full": {"members": 3},
         "paper": {
             "updates": 8000,
             "batch": 16,
@@ -377,22 +376,22 @@ class EAR(TrainsOnce):
         config, channels = self.config, run.format.channels
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.seed)
-            unet = UNet(tuple(config.width * level for level in LEVELS), channels, int(config.mask_channel))
-        unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        filling = Filling(unet, config.filling, told=config.mask_channel)
+            widths, extra = tuple(config.width * level for level in LEVELS), int(config.mask_channel)
+            unets = [UNet(widths, channels, extra) for _ in range(config.members)]
+        filling = Filling(unets, config.filling, told=config.mask_channel)
+        filling.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return Inpainting(filling, train, config, run, masks=self.masks, likeness=self.likeness)
 
     def scorer(self, task: Inpainting, run: Run) -> nn.Module:
         config, filling = self.config, task.network
-        unet = filling.unet
-        assert isinstance(unet, UNet)
         remedy = {"none": None, "bn_recal": recalibrate, "mean_skip": mean_skips}[config.remedy]
 
         def scorer(off: int, cells: int) -> EarScorer:
-            unet.switch(first_off(off))
-            if remedy is not None:
-                remedy(unet, (filling.left(*batch) for batch in task.kept(task.train)))
-            thin = sliced(unet)
+            for unet in filling.unets:
+                unet.switch(first_off(off))
+                if remedy is not None:
+                    remedy(unet, (filling.left(*batch[:3]) for batch in task.kept(task.train)))
+            thin = [sliced(unet) for unet in filling.unets]
             if config.hide == "riad":
                 passes = Passes(None, Riad(thin, run.size, seed=run.seed), cells)
             else:

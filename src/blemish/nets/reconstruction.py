@@ -6,7 +6,7 @@ Ours: borders are mirrored or repeated, for zeros beyond would be the strongest 
 what differs there; RIAD's masks are drawn once for inspection, so that a picture always scores the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import ceil, sqrt
@@ -202,19 +202,24 @@ def inpainted(unet: nn.Module, pictures: Tensor, hidden: Tensor) -> Tensor:
 
 
 class Riad(nn.Module):
-    """Pictures → one reconstruction for each cell size, with masks that are part of the module."""
+    """Pictures → of each U-Net one reconstruction a cell size, with masks that are part of the module."""
 
     def __init__(
-        self, unet: nn.Module, size: tuple[int, int], cells: Sequence[int] = CELLS, *, seed: int = 0
+        self,
+        unets: Iterable[nn.Module],
+        size: tuple[int, int],
+        cells: Sequence[int] = CELLS,
+        *,
+        seed: int = 0,
     ) -> None:
         super().__init__()
-        self.unet = unet
+        self.unets = nn.ModuleList(unets)
         self.hidden: Tensor
         masks = np.stack([disjoint_masks(size, cell, seed=[seed, cell]) for cell in cells])
         self.register_buffer("hidden", torch.from_numpy(masks)[:, :, None], persistent=False)
 
     def forward(self, pictures: Tensor) -> list[Tensor]:
-        return [inpainted(self.unet, pictures, each.float()) for each in self.hidden]
+        return [inpainted(unet, pictures, each.float()) for unet in self.unets for each in self.hidden]
 
 
 class Msgms(nn.Module):
