@@ -52,13 +52,13 @@ def spent(*arguments: str) -> tuple[float, float]:
     return seconds, usage.ru_maxrss * RSS_UNIT / 1e6
 
 
-def once(folder: Path, methods: Sequence[str], place: Path) -> Iterator[Reading]:
+def once(folder: Path, methods: Sequence[str], place: Path, more: Sequence[str]) -> Iterator[Reading]:
     yield Reading("import", "s", spent("-c", "import blemish")[0])
     yield Reading("help", "s", spent("-m", "blemish", "--help")[0])
     picture = str(data.read(folder).role(Role.TEST)[0].path)
     for method in methods:
         model = str(place / f"{method}.blemish")
-        fit = ("fit", str(folder), "--method", method, "--preset", "fast", "--out", model)
+        fit = ("fit", str(folder), "--method", method, "--preset", "fast", "--out", model, *more)
         seconds, megabytes = spent("-m", "blemish", *fit)
         yield Reading(f"{method}.fit", "s", seconds)
         yield Reading(f"{method}.fit_rss", "MB", megabytes)
@@ -86,7 +86,7 @@ def steady(model_file: Path, folder: Path) -> dict[str, float]:
     }
 
 
-def measure(folder: Path, methods: Sequence[str], runs: int, out: Path) -> None:
+def measure(folder: Path, methods: Sequence[str], runs: int, out: Path, more: Sequence[str]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     load = os.getloadavg()[0]
     if load > QUIET:
@@ -94,7 +94,7 @@ def measure(folder: Path, methods: Sequence[str], runs: int, out: Path) -> None:
     by_name: dict[tuple[str, str], list[float]] = {}
     with tempfile.TemporaryDirectory() as place:
         for _ in range(runs):
-            for name, unit, value in once(folder, methods, Path(place)):
+            for name, unit, value in once(folder, methods, Path(place), more):
                 print(f"{name} {value:.4g} {unit}", flush=True)
                 by_name.setdefault((name, unit), []).append(value)
     figures = {
@@ -123,6 +123,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="a data set with test images")
     parser.add_argument("--methods", default="knn,reb")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--cache", type=Path, help="a folder for features: of two calls the second has them")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--json", type=Path, help="measure all, and write it there")
     what.add_argument("--steady", type=Path, metavar="MODEL", help="print what one process found")
@@ -130,7 +131,8 @@ def main() -> None:
     if given.steady:
         print(json.dumps(steady(given.steady, given.data)))
     else:
-        measure(given.data, given.methods.split(","), given.runs, given.json)
+        more = [] if given.cache is None else ["--cache", str(given.cache)]
+        measure(given.data, given.methods.split(","), given.runs, given.json, more)
 
 
 if __name__ == "__main__":
