@@ -240,7 +240,7 @@ DOCUMENTS: Mapping[str, Mapping[str, Shown]] = {
         "ear-rivals": Shown("ear-rivals", rivals),
         "ear-throughput": Shown("ear-throughput", throughput),
     },
-    "docs/ltad.md": {"ltad": Shown("ltad", long_tailed)},
+    "docs/ltad.md": {"ltad": Shown("ltad", long_tailed), "ltad-speed": Shown("speed-ltad", speeds)},
 }
 
 
