@@ -86,7 +86,7 @@ def test_all_skips_are_on_in_training_and_shallow_ones_off_in_inspection() -> No
     assert [unet.switches for unet in fewer.network.unets] == [(False,) * 4]
 
 
-def test_members_learn_in_turns_and_each_as_if_alone() -> None:
+def test_members_begin_apart_and_learn_in_turns() -> None:
     _, task, run = prepared({**QUICK, "members": 2, "updates": 2, "check_every": 0})
     first, second = task.network.unets
     assert not all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
