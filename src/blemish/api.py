@@ -23,7 +23,7 @@ from blemish.images import Image, PixelFormat, resize
 from blemish.model import Inspector
 from blemish.model.archive import Archive
 from blemish.model.inspector import Graph
-from blemish.model.products import Calibrations, Good, one_of
+from blemish.model.products import LEAST_OWN, Calibrations, Good, one_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -252,28 +252,37 @@ def calibrate(
     good: list[Good] = []
 
     def note(
-        sample: Sample, score: float, heat: NDArray[np.float32], shares: NDArray[np.float32] | None
+        sample: Sample, score: float, heat: NDArray[np.float32], shares: NDArray[np.float32] | None, how: str
     ) -> None:
         own = None if shares is None else float(shares[train.classes.index(sample.klass)])
-        good.append(Good(score, float(heat.max()), sample.klass, own))
+        good.append(Good(score, float(heat.max()), sample.klass, own, how))
 
-    if held:
-        batches = run.progress(run.batches(held, 1), "calibrating", len(held))
-        for sample, batch in zip(held, batches, strict=True):
-            raw = graph(batch, one_of(train.classes, sample.klass))
-            note(sample, float(raw.scores[0]), raw.maps[0], None if raw.classes is None else raw.classes[0])
-    else:
-        scorers = run.progress(method.leave_one_out(train, run), "calibrating by leaving one out", len(train))
-        for sample, scorer in zip(train, scorers, strict=True):
+    for sample, batch in zip(held, run.progress(run.batches(held, 1), "calibrating", len(held)), strict=True):
+        raw = graph(batch, one_of(train.classes, sample.klass))
+        shares = None if raw.classes is None else raw.classes[0]
+        note(sample, float(raw.scores[0]), raw.maps[0], shares, "held-out")
+    if alone := to_leave_out(method, train, held):
+        scorers = method.leave_one_out(train, run, alone)
+        counted = run.progress(scorers, "calibrating by leaving one out", len(alone))
+        for sample, scorer in zip(alone, counted, strict=True):
             given = [torch.from_numpy(run.pixels([sample]))]
             if method.told_classes:
                 given.append(torch.from_numpy(one_of(train.classes, sample.klass)))
             with torch.no_grad():
                 found = dict(zip(method.outputs, scorer.cpu().eval()(*given), strict=True))
-            shares = found.get("class_scores")
-            heat = found["anomaly_map"][0].numpy()
-            note(sample, float(found["pred_score"]), heat, None if shares is None else shares[0].numpy())
-    return Calibrations.of(good, false_reject=false_reject, how="held-out" if held else "leave-one-out")
+            scores, heat = found.get("class_scores"), found["anomaly_map"][0].numpy()
+            shares = None if scores is None else scores[0].numpy()
+            note(sample, float(found["pred_score"]), heat, shares, "leave-one-out")
+    return Calibrations.of(good, false_reject=false_reject)
+
+
+def to_leave_out(method: "Method", train: Samples, held: Samples) -> Samples:
+    """All, where none are held out; else those of products that set none aside, if there are enough."""
+    if not held:
+        return train
+    small = {name for name in train.classes if name not in held.classes}
+    small = {name for name in small if len(train.klass(name)) >= LEAST_OWN}
+    return train.with_items(s for s in train if s.klass in small and method.leaves_out_quickly)
 
 
 def pick_device(name: str) -> str:

@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load
 from torch import Tensor
 
 import blemish
 from blemish.errors import UsageError
 from blemish.methods import _training, create
-from blemish.methods._excision import EarScorer
 from blemish.methods.ear import SIZES, Config, Inpainting
 from blemish.model.inspector import Graph
 from blemish.nets.runtime import export
 from tests.methods.product import SIDE, datasets, fit, marked, pictures, run_for
+from tests.nets.zoo import save_hub_model
 
 QUICK: dict[str, Any] = {
     "updates": 4,
@@ -61,6 +62,7 @@ def test_presets_and_variants() -> None:
     assert [Config(hide=hide).offs for hide in ("random", "riad", "nothing")] == [(2, 1, 0), (0,), (0,)]
     assert (Config(off=3).offs, Config(variant="mosaic", cell=8).cells) == ((3,), (8,))
     assert Config(variant="mosaic", fill="mean", off=1).filling == "mean"
+    assert [Config(off_in_training=count).offs for count in (1, 4)] == [(2, 1), (4,)]
     paper = create("ear", "paper").config
     assert (paper.width, paper.smooth, paper.batch, paper.levelled) == (64, 0.0, 16, False)
     assert paper.offs == (2,)
@@ -82,7 +84,7 @@ def test_all_skips_are_on_in_training_and_shallow_ones_off_in_inspection() -> No
     assert [unet.switches for unet in task.network.unets] == [(True,) * 4]
     scorer = method.scorer(task, run)
     assert [unet.switches for unet in scorer.passes.filling.unets] == [(False, False, True, True)]
-    _, fewer, _ = prepared({**QUICK, "off_in_training": 4})
+    _, fewer, _ = prepared({**QUICK, "off": 4, "off_in_training": 4})
     assert [unet.switches for unet in fewer.network.unets] == [(False,) * 4]
 
 
@@ -184,6 +186,7 @@ def test_light_is_swayed_by_no_more_than_was_asked_for() -> None:
         {"remedy": "mean_skip", "mask_channel": True},
         {"variant": "mosaic", "saliency": "residual", "cell": 8},
         {"fill": "mean", "scales": 2, "rule": "otsu", "score": "top", "region": "mask+ring"},
+        {"saliency": "gaussians", "reduction": 1},
         {"hide": "riad"},
         {"compare": "features"},
         {"compare": "features", "hide": "riad"},
@@ -312,6 +315,39 @@ def test_a_killed_training_ends_as_an_undisturbed_one(
     monkeypatch.setattr(Inpainting, "loss", loss)
     resumed = fit(images, method="ear", options=options, checkpoint=place, resume=True)
     assert resumed.archive.graph == whole.archive.graph
+    facts = resumed.manifest["facts"], whole.manifest["facts"]
+    assert all(each["updates"] == 6 for each in facts)
+    assert facts[0]["loss_hidden"] == facts[1]["loss_hidden"]
+
+
+def test_what_is_saved_is_enough_to_go_on_training() -> None:
+    """The scorer's U-Nets have no batch norms left, and kernels that no update fits."""
+    model = fit(pictures(6), method="ear", options={**QUICK, "compare": "features"})
+    saved = load(model.archive.weights)
+    _, task, _ = prepared(QUICK)
+    own = {name: value for name, value in saved.items() if name.startswith("network.")}
+    task.network.load_state_dict({name.removeprefix("network."): value for name, value in own.items()})
+    assert saved.keys() - own.keys() == {f"compare.{name}" for name in ("matrix", "bias", "rows")}
+
+
+def test_the_file_tells_what_drew_attention_and_whose_weights_it_has() -> None:
+    facts = fit(pictures(6), method="ear", options=QUICK).manifest["facts"]
+    assert facts["saliency"] == {
+        "by": "the attention for strokes",
+        "data": "strokes",
+        "licence": "Apache-2.0, drawn by blemish",
+    }
+    assert 0 < facts["loss_visible"] < 1
+    facts = fit(pictures(6), method="ear", options=QUICK | {"saliency": "gaussians"}).manifest["facts"]
+    assert facts["saliency"] == {"by": "a saliency that learned from nothing"}
+
+
+def test_a_vision_transformer_draws_attention(tmp_path: Path) -> None:
+    vit = save_hub_model("vit", tmp_path)
+    options = QUICK | {"variant": "mosaic", "cell": 8, "off": 0, "saliency": "vit", "vit": str(vit)}
+    model = fit(pictures(6), method="ear", options=options)
+    assert model.manifest["facts"]["saliency"]["by"].startswith("the attention of ")
+    assert np.isfinite(model.inspect(marked(pictures(1)[0])).score)
 
 
 def test_other_pictures() -> None:
@@ -326,11 +362,10 @@ def test_other_pictures() -> None:
 
 
 def test_never_more_than_half_is_hidden() -> None:
-    method, task, run = prepared({**QUICK, "rule": "top25", "dilation": 40})
+    method, task, _ = prepared({**QUICK, "rule": "top25", "dilation": 40})
     batch = task.draw(1, 0)
     assert 0.3 < float(batch.hidden.mean((1, 2)).max()) <= 0.5
     assert method.chosen["most_hidden"] <= 0.5
-    assert isinstance(method.scorer(task, run), EarScorer)
 
 
 @pytest.mark.parametrize(("dilation", "capped"), [(0, False), (40, True)])
@@ -362,5 +397,17 @@ def test_what_cannot_work_is_told() -> None:
         Config(width=0)
     with pytest.raises(UsageError, match="off is 5: the U-Net has 4 skips"):
         Config(off=5)
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"learning_rate": 0.0}, "learning_rate is 0.0: give a number above 0"),
+        ({"smooth": -1.0}, "smooth is -1.0"),
+        ({"mask_aug": 3.0}, "mask_aug is 3.0: give a share from 0 to 1"),
+        ({"light": -0.1}, "light is -0.1"),
+        ({"off": 1, "off_in_training": 2}, "has learned nothing, so leave it off"),
+        ({"mask_channel": True, "hide": "riad"}, "are not told what is hidden"),
+        ({"region": "mask", "hide": "nothing"}, "leave region at all"),
+    ]
+    for options, sentence in wrong:
+        with pytest.raises(UsageError, match=sentence):
+            Config(**options)
     with pytest.raises(UsageError, match="name it with --vit"):
         Config(saliency="vit")

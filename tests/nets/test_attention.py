@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from blemish.errors import UsageError
+from blemish.methods.ear import Config, saliency_of
 from blemish.nets import attention as module
 from blemish.nets.attention import Attention, Classifier, Trunk
-from blemish.nets.masking import Masking
+from blemish.nets.masking import Hiding, Masking
 from blemish.nets.runtime import export
 from blemish.nets.saliency import DifferenceOfGaussians, SpectralResidual, spread
 
@@ -101,6 +102,18 @@ def test_a_scratch_is_covered_and_not_much_else(saliency: str) -> None:
         picture, drawn = scratched(angle, level)
         mask = Masking()(attend(picture))[0].numpy() > 0
         assert mask[drawn].mean() >= least
+        assert mask.mean() < 0.25
+
+
+@torch.no_grad()
+def test_as_a_method_looks_a_scratch_is_covered_and_not_much_else() -> None:
+    config = Config()
+    masking = Masking(config.rule, -(-config.dilation // config.reduction))
+    hiding = Hiding(saliency_of(config), masking, config.reduction)
+    for angle, level in SCRATCHES:
+        picture, drawn = scratched(angle, level)
+        mask = hiding(picture)[0].numpy() > 0
+        assert mask[drawn].mean() >= 0.8
         assert mask.mean() < 0.25
 
 

@@ -26,6 +26,8 @@ BANK_MB = 8.0
 class BankMethod:
     outputs: tuple[str, ...] = ("pred_score", "anomaly_map", "nearest_image")
     told_classes = 0
+    leaves_out_quickly = False
+    """A bank of several products is chosen from all of them anew."""
     notes: ClassVar[dict[str, str]] = {}
 
     def __init__(self, config: Any) -> None:
@@ -50,9 +52,10 @@ class BankMethod:
         self.adapt(train, run)
         return self.remember(self.vectors(train, run), train, run)
 
-    def leave_one_out(self, train: Samples, run: Run) -> Iterator[BankScorer]:
-        vectors = self.vectors(train, run)
-        for image in range(len(train)):
+    def leave_one_out(self, train: Samples, run: Run, alone: Samples) -> Iterator[BankScorer]:
+        vectors, names = self.vectors(train, run), [sample.name for sample in train]
+        for left in alone:
+            image = names.index(left.name)
             rest = train.with_items(sample for number, sample in enumerate(train) if number != image)
             yield self.remember(vectors.without(image), rest, run)
 

@@ -148,8 +148,14 @@ class Method(Protocol):
 
     def __init__(self, config: Any) -> None: ...
     def fit(self, train: Samples, run: Run) -> nn.Module: ...
-    def leave_one_out(self, train: Samples, run: Run) -> Iterator[nn.Module]:
-        """Scorers that each had to do without one image, in the order of `train`; called after `fit`."""
+    @property
+    def leaves_out_quickly(self) -> bool:
+        """Whether `leave_one_out` needs no training: then it is also asked for products that are too small to
+        set images aside, beside others that do."""
+        ...
+
+    def leave_one_out(self, train: Samples, run: Run, alone: Samples) -> Iterator[nn.Module]:
+        """Scorers that each had to do without one image of `alone`, in its order; called after `fit`."""
         ...
 
     def weights(self, scorer: Any) -> dict[str, Tensor]:

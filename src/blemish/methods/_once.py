@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, ClassVar
 
-import numpy as np
 from torch import nn
 
 from blemish.data import Samples
@@ -18,6 +17,7 @@ class TrainsOnce(ABC):
     name: ClassVar[str]
     outputs: tuple[str, ...] = ("pred_score", "anomaly_map")
     told_classes = 0
+    leaves_out_quickly = False
     notes: ClassVar[dict[str, str]] = {}
 
     def __init__(self, config: Any) -> None:
@@ -35,18 +35,18 @@ class TrainsOnce(ABC):
     def learned(self, task: Any, run: Run, shown: Source | bytes) -> Any:
         """`shown` is what tells this training from one of other pictures."""
         losses = _training.train(task, run, _training.key(self.name, self.config, shown, run))
-        self.chosen |= {"updates": len(losses), "loss": float(np.mean(losses[-20:])) if losses else None}
+        self.chosen |= _training.told(losses)
         return self.scorer(task, run)
 
-    def leave_one_out(self, train: Samples, run: Run) -> Iterator[nn.Module]:
-        alone = replace(run, checkpoint=None, resume=False)
+    def leave_one_out(self, train: Samples, run: Run, alone: Samples) -> Iterator[nn.Module]:
+        apart = replace(run, checkpoint=None, resume=False)
 
-        def fitted(half: Samples) -> nn.Module:
-            one = self.task(half, alone)
-            _training.train(one, alone, {})
-            return self.scorer(one, alone)
+        def fitted(rest: Samples) -> nn.Module:
+            one = self.task(rest, apart)
+            _training.train(one, apart, {})
+            return self.scorer(one, apart)
 
-        return _training.each_half(train, fitted)
+        return _training.each_half(train, alone, fitted)
 
     def facts(self) -> dict[str, Any]:
         return dict(self.chosen)

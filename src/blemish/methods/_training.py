@@ -11,7 +11,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 ASIDE_SHARE, ASIDE_MOST = 0.1, 16
+LAST = 20
+"""Updates whose mean loss is told."""
 SAVE_EVERY = 60.0
 """Seconds of work that a kill may cost."""
 HALF, FULL = "bf16-mixed", "32-true"
@@ -202,32 +204,31 @@ def kept_aside(train: Samples, seed: int, *, wanted: bool = True) -> tuple[Sampl
     return rest, aside
 
 
-def each_half(images: Samples, fitted: Callable[[Samples], nn.Module]) -> Iterator[nn.Module]:
-    """For each image what was fitted on the half without it: training anew for each would take hours."""
-    scorers = [fitted(images.with_items(half)) for half in (images.items[1::2], images.items[::2])]
-    for number in range(len(images)):
-        yield scorers[number % 2]
+def each_half(train: Samples, alone: Samples, fitted: Callable[[Samples], nn.Module]) -> Iterator[nn.Module]:
+    """For each image what was fitted without its half of `alone`: training anew for each would take hours.
+
+    Every class is halved, whatever the order.
+    """
+    by_class = [sample.name for sample in sorted(alone, key=lambda sample: sample.klass)]
+    halves = [set(by_class[start::2]) for start in (0, 1)]
+    scorers = [
+        fitted(train.with_items(sample for sample in train if sample.name not in half)) for half in halves
+    ]
+    for sample in alone:
+        yield scorers[sample.name in halves[1]]
 
 
-def train(task: Task, run: Run, key: Mapping[str, Any]) -> list[float]:
-    """All updates that are not done yet, and their losses. The network is then on the CPU, in eval mode."""
-    strategies = lightning("strategies")
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it remarks on what it was asked for
+def train(task: Task, run: Run, key: Mapping[str, Any]) -> list[float | None]:
+    """All updates that are not done yet; of each its loss, None of those that were done before.
+
+    The network is then on the CPU, in eval mode.
+    """
     if run.devices > task.forwards:
         raise UsageError(
             f"{run.devices} devices are more than the {task.forwards} forward passes of an update that they "
             f"could share: ask for at most {task.forwards} with --devices."
         )
-    index = run.device.index if run.device.type != "cpu" else None  # of cpu:0 there is no other
-    fabric = lightning("fabric").Fabric(
-        accelerator=run.device.type,
-        devices=[index] if index is not None and run.devices == 1 else run.devices,
-        precision=precision_of(run, task),
-        # A phase may leave out a part of the network, whose gradients then never come.
-        strategy=strategies.DDPStrategy(start_method="spawn", find_unused_parameters=True)
-        if run.devices > 1
-        else "auto",
-    )
+    fabric = fabric_of(run, task, run.devices)
     checkpoint = Checkpoint(run.checkpoint, key)
     if run.devices > 1:
         if run.resume:
@@ -236,9 +237,31 @@ def train(task: Task, run: Run, key: Mapping[str, Any]) -> list[float]:
     else:
         fabric.launch()
         updates = _each_update(fabric, task, checkpoint, run.resume)
-        losses = [loss for loss in run.progress(updates, task.label, task.updates) if loss is not None]
+        losses = [*run.progress(updates, task.label, task.updates)]
     task.network.cpu().eval()
     return losses
+
+
+def told(losses: Sequence[float | None]) -> dict[str, Any]:
+    """Of a training, for the facts."""
+    last = [loss for loss in losses[-LAST:] if loss is not None]
+    return {"updates": len(losses), "loss": float(np.mean(last)) if last else None}
+
+
+def fabric_of(run: Run, task: Task, devices: int) -> "Fabric":
+    strategies = lightning("strategies")
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it remarks on what it was asked for
+    index = run.device.index if run.device.type != "cpu" else None  # of cpu:0 there is no other
+    fabric: Fabric = lightning("fabric").Fabric(
+        accelerator=run.device.type,
+        devices=[index] if index is not None and devices == 1 else devices,
+        precision=precision_of(run, task),
+        # A phase may leave out a part of the network, whose gradients then never come.
+        strategy=strategies.DDPStrategy(start_method="spawn", find_unused_parameters=True)
+        if devices > 1
+        else "auto",
+    )
+    return fabric
 
 
 def lightning(module: str) -> ModuleType:
@@ -260,18 +283,16 @@ class Probe(NamedTuple):
 def probe(task: Task, run: Run) -> Probe:
     """Found by doing it. The network is not the same afterwards, so give a copy of the one that counts."""
     held: dict[int, int] = {}
-    device, half = run.device, precision_of(run, task) == HALF
+    device, fabric = run.device, fabric_of(run, task, 1)
+    network = fabric.setup_module(task.network)
 
     def once(batch: Any) -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            loss = task.loss(task.network, batch)
-        torch.autograd.backward(loss)
+        fabric.backward(task.loss(network, batch))
 
     def hold(tensor: Tensor) -> Tensor:
         held[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
         return tensor
 
-    task.network.to(device)
     task.phase(task.updates)
     task.draw(1, 0)  # sets up what later ones reuse
     begin = time.perf_counter()
@@ -309,11 +330,13 @@ def cpu_has_bf16() -> bool:
     return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
-def _in_a_process_each(task: Task, checkpoint: Checkpoint, resume: bool, fabric: "Fabric") -> list[float]:
+def _in_a_process_each(
+    task: Task, checkpoint: Checkpoint, resume: bool, fabric: "Fabric"
+) -> list[float | None]:
     shared = task.network.state_dict()  # by all processes and the one that waits for them
     for tensor in chain(task.network.parameters(), task.network.buffers()):
         tensor.data = tensor.data.clone()
-    losses = [loss for loss in _each_update(fabric, task, checkpoint, resume) if loss is not None]
+    losses = [*_each_update(fabric, task, checkpoint, resume)]
     if fabric.is_global_zero:
         for name, value in task.network.state_dict().items():
             shared[name].copy_(value)

@@ -10,24 +10,24 @@ code for RIAD, or ours.
 Ours: in `fast` and `full` the map tells how far what a backbone sees of the picture is from what it sees of
 the reconstruction lets expect, and from how far off good pictures were; the loss has how far the two are
 apart. The attention learned from drawn glyphs instead of MNIST's digits, and looks at half the size, with the
-local mean taken off; training in swayed light; good pictures kept aside tell when to stop, and defects
-painted on them how many skips are off; widths and updates for two CPU cores; in `full` three U-Nets,
+local mean taken off; training in swayed light; good pictures kept aside tell which weights count, and
+defects painted on them how many skips are off; widths and updates for two CPU cores; in `full` three U-Nets,
 averaged; remedies for skips that are off; to compare with, random masks, no masks, RIAD's twelve passes.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from blemish.data import Sample, Samples
+from blemish.data import Samples
 from blemish.defects import Faint, faint
 from blemish.errors import UsageError
 from blemish.memory.patches import PatchVectors
@@ -35,39 +35,32 @@ from blemish.memory.surprise import Surprise
 from blemish.methods import _training
 from blemish.methods._contract import Run
 from blemish.methods._excision import EarScorer, Filling, First, Likeness, Pairs, Passes, relit
+from blemish.methods._inpainting import LEVELS, SIZES, Inpainting, first_off
 from blemish.methods._once import TrainsOnce
 from blemish.methods._registry import register
 from blemish.nets.attention import Attention
 from blemish.nets.masking import Constant, Fill, Hiding, Masking
 from blemish.nets.reconstruction import (
-    CELLS,
-    Loss,
     Msgms,
     Parts,
     Region,
     Riad,
     Smooth,
     Summary,
-    disjoint_masks,
     random_squares,
 )
 from blemish.nets.saliency import ClassToken, DifferenceOfGaussians, SpectralResidual
 from blemish.nets.unet import UNet, mean_skips, recalibrate, sliced
 
-LEVELS = (1, 2, 4, 8, 8)
-"""Widths of the U-Net's levels, in those of the first."""
 SHALLOW = (2, 1, 0)
 """Skips that may be off in inspection: fine detail, and with it a fine defect, must not leak through; but
 what is off is also missing where nothing is wrong."""
-SIZES = (4, 8, 16, 32)
-"""Of a mosaic's cells, to choose among."""
 PAINTED, OPACITY = 64, (0.8, 1.0)
 """Defects that both are chosen by: fainter ones are lost in what differs between pixels of good pictures."""
 ENOUGH = 8
 """Pictures kept aside that tell how far good ones differ; of fewer all pictures are asked."""
 LOOKED_AT, MEASURED = 96, 32
 """Good pictures that tell what to expect of a rebuilt one, and how far what is seen of them varies."""
-BATCH = 8
 
 Hide = Literal["attention", "random", "riad", "nothing"]
 
@@ -149,9 +142,25 @@ class Config:
         for name, least in leasts.items():
             if getattr(self, name) < least:
                 raise UsageError(f"{name} is {getattr(self, name)}: give at least {least}.")
+        if not 0 < self.learning_rate < math.inf:
+            raise UsageError(f"learning_rate is {self.learning_rate}: give a number above 0.")
+        if not 0 <= self.smooth < math.inf:
+            raise UsageError(f"smooth is {self.smooth}: give a number of pixels, 0 for none.")
+        for name in ("mask_aug", "light"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name} is {getattr(self, name)}: give a share from 0 to 1.")
         for name in ("off", "off_in_training"):
             if getattr(self, name) >= len(LEVELS):
                 raise UsageError(f"{name} is {getattr(self, name)}: the U-Net has {len(LEVELS) - 1} skips.")
+        if 0 <= self.off < self.off_in_training:
+            raise UsageError(
+                f"off is {self.off} and off_in_training {self.off_in_training}: a skip that was off in "
+                "training has learned nothing, so leave it off."
+            )
+        if self.mask_channel and self.hide == "riad":
+            raise UsageError("RIAD's passes are not told what is hidden: leave mask_channel or riad out.")
+        if self.region != "all" and self.hide == "nothing":
+            raise UsageError("Nothing is hidden, so no score can come from there: leave region at all.")
         if self.saliency == "vit" and not self.vit:
             raise UsageError("The saliency vit needs a transformer: name it with --vit.")
 
@@ -166,18 +175,15 @@ class Config:
         """To choose among."""
         if self.off >= 0:
             return (self.off,)
-        masked = self.hide in ("attention", "random")
-        return SHALLOW if masked and self.variant == "v1" else (0,)
+        masked = self.hide in ("attention", "random") and self.variant == "v1"
+        fewest = self.off_in_training
+        return tuple(off for off in SHALLOW if masked and off >= fewest) or (fewest,)
 
     @property
     def cells(self) -> tuple[int, ...]:
         if self.filling == "mosaic" and not self.cell:
             return SIZES
         return (self.cell or SIZES[-2],)
-
-
-def first_off(count: int) -> tuple[bool, ...]:
-    return tuple(level >= count for level in range(len(LEVELS) - 1))
 
 
 def saliency_of(config: Config) -> nn.Module:
@@ -195,113 +201,14 @@ def saliency_of(config: Config) -> nn.Module:
     )
 
 
-class Batch(NamedTuple):
-    pictures: Tensor
-    hidden: Tensor
-    """(N, H, W), or for RIAD (N, passes, 1, H, W)."""
-    cells: int
-    """Side of the mosaic."""
-    member: int = 0
-
-
-class Inpainting(_training.Task):
-    """Rebuild whole good pictures from what is not hidden of them."""
-
-    label = "learning to fill in"
-    network: Filling
-    dense = True
-
-    def __init__(
-        self,
-        network: Filling,
-        train: Samples,
-        config: Config,
-        run: Run,
-        *,
-        masks: dict[str, NDArray[np.uint8]],
-        likeness: Likeness | None,
-    ) -> None:
-        self.network, self.config, self.run = network, config, run
-        self.masks, self.likeness = masks, likeness
-        self.updates, self.patience = config.updates * config.members, config.patience
-        self.train, self.aside = _training.kept_aside(train, run.seed, wanted=config.check_every > 0)
-        self.check_every = config.check_every * config.members if self.aside else 0
-        self.objective = Loss(config.loss, half=True)
-        for unet in network.unets:
-            unet.switch(first_off(config.off_in_training))
-
-    def optimiser(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.network.parameters(), lr=self.config.learning_rate)
-
-    def rate(self, update: int) -> float:
-        return _training.cosine(self.config.learning_rate, update, self.updates)
-
-    def phase(self, update: int) -> None:
-        self.network.train()
-
-    def draw(self, update: int, forward: int) -> Batch:
-        start = (update - 1) * self.config.batch
-        rng = np.random.default_rng([self.run.seed, update])
-        cells = self.config.cell or int(rng.choice(SIZES))
-        some = [self.example(number) for number in range(start, start + self.config.batch)]
-        return self.together(some, cells)._replace(member=(update - 1) % self.config.members)
-
-    def example(self, number: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        seed = self.run.seed
-        turn, rank = divmod(number, len(self.train))
-        sample = self.train[int(np.random.default_rng([seed, turn]).permutation(len(self.train))[rank])]
-        rng = np.random.default_rng([seed, turn, rank])
-        picture, mask = self.run.pixels([sample])[0], self.hidden(sample.name, rng)
-        if self.config.flips:
-            ways = tuple(axis for axis in (-2, -1) if rng.random() < 0.5)
-            picture, mask = np.flip(picture, ways), np.flip(mask, ways)
-        return relit(picture, self.config.light, rng), mask
-
-    def hidden(self, name: str, rng: np.random.Generator) -> NDArray[np.bool_]:
-        size = self.run.size
-        if self.config.hide == "nothing":
-            return np.zeros(size, bool)
-        if self.config.hide == "riad":
-            return disjoint_masks(size, int(rng.choice(CELLS)), seed=int(rng.integers(2**31)))
-        mask = np.unpackbits(self.masks[name], count=math.prod(size)).reshape(size).view(np.bool_)
-        if self.config.hide == "random":
-            return random_squares(size, float(mask.mean()), rng)
-        if rng.random() < self.config.mask_aug:
-            mask = mask | random_squares(size, 0.05, rng)
-        return mask
-
-    def together(self, some: list[tuple[NDArray[np.float32], NDArray[np.bool_]]], cells: int) -> Batch:
-        pictures = torch.from_numpy(np.stack([picture for picture, _ in some]))
-        hidden = torch.from_numpy(np.stack([mask for _, mask in some])).float()
-        return Batch(pictures, hidden[:, :, None] if hidden.ndim > 3 else hidden, cells)
-
-    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
-        rebuilt = network(*batch)
-        loss = self.objective(batch.pictures, rebuilt)
-        if self.likeness is None:
-            return loss
-        alike = self.likeness.to(rebuilt.device)(batch.pictures, rebuilt)
-        return loss + self.config.likeness * alike
-
-    def kept(self, samples: Iterable[Sample]) -> Iterator[Batch]:
-        """Pictures as they are, with what is hidden of them whenever this is asked."""
-        items = list(samples)
-        for start in range(0, len(items), BATCH):
-            each = []
-            for place, sample in enumerate(items[start : start + BATCH], start):
-                mask = self.hidden(sample.name, np.random.default_rng([place]))
-                each.append((self.run.pixels([sample])[0], mask))
-            yield self.together(each, self.config.cell or SIZES[-2])
-
-    def check(self) -> float:
-        """The loss on good pictures kept aside."""
-        device = next(self.network.parameters()).device
-        total = 0.0
-        for batch in self.kept(self.aside):
-            moved = batch._replace(pictures=batch.pictures.to(device), hidden=batch.hidden.to(device))
-            for member in range(self.config.members):
-                total += len(batch.pictures) * float(self.loss(self.network, moved._replace(member=member)))
-        return total / (len(self.aside) * self.config.members)
+def source_of(saliency: nn.Module) -> dict[str, str]:
+    """What draws attention, and where its weights are from."""
+    if isinstance(saliency, Attention):
+        told = {"by": "the attention for strokes"}
+        return told | {name: saliency.provenance.get(name, "unknown") for name in ("data", "licence")}
+    if isinstance(saliency, ClassToken):
+        return {"by": f"the attention of {saliency.backbone.name}", "licence": saliency.backbone.licence}
+    return {"by": "a saliency that learned from nothing"}
 
 
 @register
@@ -335,11 +242,14 @@ class EAR(TrainsOnce):
         one = _training.probe(deepcopy(task), run)
         self.chosen["expected_seconds"] = round(one.seconds * task.updates)
         run.say(
-            f"Learning from {len(train)} images: {100 * self.share:.0f} % of a picture is hidden; "
-            f"{task.updates} updates of {self.config.batch}, about {one.seconds * task.updates:.0f} s at "
-            "most."
+            f"Learning from {len(train)} images, of which {100 * self.share:.0f} % is hidden: "
+            f"{task.updates} updates of {self.config.batch}, about {one.seconds * task.updates:.0f} s, and "
+            "then good pictures are looked at again."
         )
-        return self.learned(task, run, run.source(train))
+        scorer = self.learned(task, run, run.source(train))
+        self.network = task.network
+        self.chosen |= task.inside_and_outside()
+        return scorer
 
     def look(self, train: Samples, run: Run) -> None:
         """What is hidden of each training picture, one bit a pixel: it depends on the picture alone."""
@@ -358,7 +268,9 @@ class EAR(TrainsOnce):
         if config.hide in ("attention", "random"):
             dilation = -(-config.dilation // config.reduction)
             masking = Masking(config.rule, dilation)
-            self.hiding = Hiding(saliency_of(config), masking, config.reduction)
+            saliency = saliency_of(config)
+            self.chosen["saliency"] = source_of(saliency)
+            self.hiding = Hiding(saliency, masking, config.reduction)
             masks = run.outputs(run.compiled(self.hiding), train, "attention")
             for sample, mask in zip(train, masks, strict=True):
                 self.masks[sample.name] = np.packbits(mask.numpy() > 0)
@@ -390,7 +302,7 @@ class EAR(TrainsOnce):
             for unet in filling.unets:
                 unet.switch(first_off(off))
                 if remedy is not None:
-                    remedy(unet, (filling.left(*batch[:3]) for batch in task.kept(task.train)))
+                    remedy(unet, (filling.left(*batch[:3]) for batch in task.kept(task.train, cells)))
             thin = [sliced(unet) for unet in filling.unets]
             if config.hide == "riad":
                 passes = Passes(None, Riad(thin, run.size, seed=run.seed), cells)
@@ -441,9 +353,11 @@ class EAR(TrainsOnce):
         return (float(np.median(bad)) - middle) / max(float(np.median(np.abs(usual - middle))), 1e-12)
 
     def weights(self, scorer: nn.Module) -> dict[str, Tensor]:
-        state = scorer.state_dict()
-        return {
-            name: value.cpu().contiguous()
-            for name, value in state.items()
-            if not name.startswith("compare.patches.")
+        """Of the U-Nets as they learned: the scorer's have lost what inspection does not need."""
+        state = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        state |= {
+            name: value
+            for name, value in scorer.state_dict().items()
+            if name.startswith("compare.") and not name.startswith("compare.patches.")
         }
+        return {name: value.cpu().contiguous() for name, value in state.items()}

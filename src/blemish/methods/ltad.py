@@ -53,6 +53,8 @@ FEW = 8
 """Pictures of a class that made ones are compared with."""
 CODED = 40_000
 """Patches of a class, of as many pictures as there are, that those to remember are taken from."""
+MOSTLY = 16.0
+"""From this kappa on the classifier decides, and the reconstruction hardly does."""
 STRANGE = 0.01
 """Share of training pictures that look less like their class than one must to be surely of it."""
 
@@ -167,19 +169,44 @@ class LTAD:
         )
         pictures = "".join(f"{sample.klass} {picture_key(run.picture(sample))} " for sample in train)
         key = _training.key(self.name, self.config, pictures.encode(), run)
-        return self.learned(naming, judgement, train, run, key)
+        self.shipped = self.learned(naming, judgement, train, run, key)
+        return self.shipped
 
-    def leave_one_out(self, train: Samples, run: Run) -> Iterator[nn.Module]:
-        alone = replace(run, checkpoint=None, resume=False)
+    @property
+    def leaves_out_quickly(self) -> bool:
+        """What rebuilds has then seen the picture, which must count little."""
+        config = self.config
+        return config.semantic == "lite" and (
+            config.score_of == "sad" or (config.score_of == "both" and config.kappa >= MOSTLY)
+        )
+
+    def leave_one_out(self, train: Samples, run: Run, alone: Samples) -> Iterator[nn.Module]:
+        if self.leaves_out_quickly:
+            yield from (self.without(sample, train) for sample in alone)
+            return
+        apart = replace(run, checkpoint=None, resume=False)
         # A class of one image is in both halves: there would be no name for it.
         lone = [part[0] for part in map(train.klass, train.classes) if len(part) == 1]
 
-        def fitted(half: Samples) -> LtadScorer:
-            names = {sample.name for sample in (*half, *lone)}
-            half = train.with_items(sample for sample in train if sample.name in names)
-            return self.learned(*self.tasks(half, alone), half, alone, {})
+        def fitted(rest: Samples) -> LtadScorer:
+            names = {sample.name for sample in (*rest, *lone)}
+            rest = train.with_items(sample for sample in train if sample.name in names)
+            return self.learned(*self.tasks(rest, apart), rest, apart, {})
 
-        return _training.each_half(train, fitted)
+        yield from _training.each_half(train, alone, fitted)
+
+    def without(self, sample: Sample, train: Samples) -> LtadScorer:
+        """The scorer, as if its classifier did not know this picture; the only one of a class it must."""
+        scorer = deepcopy(self.shipped, {id(self.gaze): self.gaze})
+        parts, klass = [train.klass(name) for name in train.classes], train.classes.index(sample.klass)
+        parts[klass] = train.with_items(each for each in parts[klass] if each.name != sample.name)
+        sad = scorer.judge.sad
+        if parts[klass] and isinstance(sad, Lite):
+            usual = [*self.usual]
+            usual[klass] = self.patches_of(parts[klass])
+            rest = Lite.of(usual, [len(part) for part in parts], self.stages)
+            sad.take(klass, rest, self.remembered(rest, klass, parts[klass]) if self.config.rows else None)
+        return scorer
 
     def look(self, train: Samples, run: Run) -> None:
         """What the tower sees of every picture: found once."""
@@ -273,7 +300,7 @@ class LTAD:
         judgement.begin()
         going_on = replace(run, resume=run.resume and (bool(done) or not naming.updates))
         losses = _training.train(judgement, going_on, second) if judgement.updates else []
-        self.chosen |= {"updates": len(losses), "loss": float(np.mean(losses[-20:])) if losses else None}
+        self.chosen |= _training.told(losses)
         return self.scorer(judgement, train, run)
 
     @torch.no_grad()
@@ -318,8 +345,8 @@ class LTAD:
         return LtadScorer(sight.gaze, sight.space, judge, **told).eval()
 
     def closed_form(self, parts: Sequence[Samples]) -> Lite:
-        usual = [Moments.of([self.compared(sample)] for sample in part)[0] for part in parts]
-        sad = Lite.of(usual, [len(part) for part in parts], self.stages)
+        self.usual = [self.patches_of(part) for part in parts]
+        sad = Lite.of(self.usual, [len(part) for part in parts], self.stages)
         if self.config.rows:
             sad.remember([self.remembered(sad, number, part) for number, part in enumerate(parts)])
         return sad
@@ -333,6 +360,9 @@ class LTAD:
             some.append(patches[torch.from_numpy(rng.permutation(len(patches))[:each])])
         turned = sad.turned(klass, torch.cat(some))
         return turned[k_centre(Vectors.of([turned], turned.nbytes), self.config.rows)]
+
+    def patches_of(self, part: Samples) -> Moments:
+        return Moments.of([self.compared(sample)] for sample in part)[0]
 
     def compared(self, sample: Sample) -> Tensor:
         """(channels, h, w)"""

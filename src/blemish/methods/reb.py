@@ -269,7 +269,7 @@ class REB(BankMethod):
         source = self.source(train, run)
         task = Adaptation(self.patches.backbone, self.patches.taps, source, config, run.seed)
         losses = _training.train(task, run, _training.key(self.name, config, source, run))
-        self.chosen["proxy_loss"] = float(np.mean(losses[-20:])) if losses else None
+        self.chosen["proxy_loss"] = _training.told(losses)["loss"]
 
     def remember(self, vectors: Vectors, train: Samples, run: Run) -> BankScorer:
         if self.config.scorer == "gde":

@@ -24,6 +24,8 @@ class Good(NamedTuple):
     klass: str = ""
     confidence: float | None = None
     """That it shows its own class."""
+    how: str = "held-out"
+    """Or `leave-one-out`."""
 
 
 class Seen(NamedTuple):
@@ -41,20 +43,23 @@ class Calibrations:
     """Below it a picture shows no product that the model knows."""
 
     @classmethod
-    def of(cls, good: Sequence[Good], *, false_reject: float = 0.01, how: str = "held-out") -> Self:
+    def of(cls, good: Sequence[Good], *, false_reject: float = 0.01) -> Self:
+        """Those left out one at a time tell of their own class alone, where others were held out."""
+
         def calibration(some: Sequence[Good]) -> Calibration:
             return Calibration.of(
                 [each.score for each in some],
                 [each.peak for each in some],
                 false_reject=false_reject,
-                how=how,
+                how=some[0].how,
             )
 
-        pooled = calibration(good)
+        together = [each for each in good if each.how == "held-out"] or good
+        pooled = calibration(together)
         classes = sorted({each.klass for each in good})
         parts = {klass: [each for each in good if each.klass == klass] for klass in classes}
         own = {klass: calibration(part) for klass, part in parts.items() if len(part) >= LEAST_OWN}
-        unsure = np.sort([-each.confidence for each in good if each.confidence is not None])
+        unsure = np.sort([-each.confidence for each in together if each.confidence is not None])
         least = -upper_bound(unsure, false_reject)[0] if len(unsure) > 1 else None
         return cls(pooled, own if own.keys() != {""} else {}, least)
 

@@ -7,6 +7,7 @@ it already while fitting: the features that are remembered come from the runtime
 import io
 import warnings
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,8 @@ class Compiled:
 
     def __init__(self, module: nn.Module, channels: int, size: tuple[int, int], device: torch.device) -> None:
         self.device = device
-        self.module = module.to(device).eval()
+        # A copy elsewhere: the module stays where the rest of a fit expects it.
+        self.module = (module if device.type == "cpu" else deepcopy(module).to(device)).eval()
         self.session: Any = None
         if device.type == "cpu":
             import onnxruntime

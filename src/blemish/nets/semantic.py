@@ -153,8 +153,13 @@ class Lite(nn.Module):
     def remember(self, rows: Sequence[Tensor]) -> None:
         """Of each class some patches, turned, instead of their mean; where they are fewer, one repeats."""
         most = max(map(len, rows))
-        filled = [torch.cat([each, each[:1].expand(most - len(each), -1)]) for each in rows]
-        self.rows = nn.Parameter(torch.stack(filled), False)
+        self.rows = nn.Parameter(torch.stack([repeated(each, most) for each in rows]), False)
+
+    def take(self, klass: int, other: "Lite", rows: Tensor | None) -> None:
+        """What another knows of a class; `rows`: the patches that are then remembered of it."""
+        self.means[klass], self.whitening[klass] = other.means[klass], other.whitening[klass]
+        if rows is not None:
+            self.rows[klass] = repeated(rows[: self.rows.shape[1]], int(self.rows.shape[1]))
 
     def forward(self, maps: Tensor, shares: Tensor) -> Tensor:
         likeliest = shares.argmax(1)
@@ -165,6 +170,10 @@ class Lite(nn.Module):
         # From the difference: the product form loses the digits of patches that lie close to a row.
         far = (turned.transpose(1, 2) - known).square().mean(2)
         return (far + NEAR**2).sqrt().reshape(-1, *(int(side) for side in maps.shape[-2:]))
+
+
+def repeated(rows: Tensor, most: int) -> Tensor:
+    return torch.cat([rows, rows[:1].expand(most - len(rows), -1)])
 
 
 def whitened(usual: Sequence[Tensor], counts: Sequence[int], kept: int) -> Iterator[Tensor]:
