@@ -55,6 +55,7 @@ def fit(
     device: str = "auto",
     false_reject: float = 0.01,
     bank_mb: float | None = None,
+    klass: str | None = None,
     few_shot: int | None = None,
     foreground: str | Path | None = None,
     devices: int = 1,
@@ -71,10 +72,11 @@ def fit(
     """Learn from good images what a good part looks like.
 
     `data` is a folder, a list file, or a sequence of arrays or paths. Images with the role test are never
-    looked at. `few_shot` keeps the first so many training images of each class, by name. `foreground` is a
-    folder of masks of where the product is. A `checkpoint` file is written while a network is trained, and
-    `resume` goes on from it. In a `cache` folder stays what a frozen backbone makes of the images, for later
-    fits of methods that learn from it. `options` are the method's own settings; `blemish methods` lists them.
+    looked at. Of several classes `klass` names the one to learn; without it one model learns all. `few_shot`
+    keeps the first so many training images of each class, by name. `foreground` is a folder of masks of where
+    the product is. A `checkpoint` file is written while a network is trained, and `resume` goes on from it.
+    In a `cache` folder stays what a frozen backbone makes of the images, for later fits of methods that learn
+    from it. `options` are the method's own settings; `blemish methods` lists them.
     """
     begin = time.perf_counter()
     try:
@@ -92,6 +94,8 @@ def fit(
     progress, say = progress or quiet, say or silent
     chosen = create(method, preset, options)
     samples = data if isinstance(data, Samples) else datasets.read(data, layout=layout)
+    if klass is not None:
+        samples = samples.only(klass)
     if few_shot is not None:
         samples = datasets.few_shot(samples, few_shot)
     samples = datasets.hold_out(samples, seed=seed)
@@ -207,7 +211,7 @@ def describe(method: "Method", train: Samples, calibrating: Samples, run: "Run")
         "method": method.name,
         "preset": run.preset,
         "config": {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()},
-        "backbone": run.backbone,
+        "backbone": method.facts().get("backbone", run.backbone),
         "weights": None if run.weights is None else run.weights.name,
         "size": list(run.size),
         "seed": run.seed,

@@ -1,10 +1,11 @@
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from blemish import data
+from blemish import data, load
 from blemish.data import Role, demo
 from tests.cli.conftest import SMALL, Blemish
 
@@ -49,6 +50,37 @@ def test_a_split_is_told_and_is_data_for_fit_and_eval(blemish: Blemish, parts: P
         ("knurl", 8),
     ]
     assert all(record["pixel_auroc"] is not None for record in records)
+    done = blemish("eval", "exp8.blemish", "exp8.json", "--report", "exp8.html")
+    rows = [line.strip() for line in done.stdout.splitlines() if "mean" in line]
+    assert [re.split(r"\s{2,}", row)[:2] for row in rows] == [
+        ["mean, High", "16"],
+        ["mean, Low", "8"],
+        ["mean, fewer than 20", "24"],
+        ["mean", "24"],
+    ]
+    page = (tmp_path / "exp8.html").read_text()
+    assert [f">{name}</th>" in page for name in ("mean, High", "mean, Low", "mean")] == [True] * 3
+
+
+def test_one_product_of_a_list(blemish: Blemish, parts: Path, tmp_path: Path) -> None:
+    blemish("split", "parts", "--long-tail", "step4", "--out", "step4.json")
+    assert blemish("fit", "step4.json", "--class", "felt", "--method", "knn", *SMALL).stderr
+    model = load(tmp_path / "step4-felt.blemish")
+    assert model.classes == ("felt",)
+    done = blemish("eval", "step4-felt.blemish", "step4.json", "--class", "felt", "--json", "-")
+    [record] = json.loads(done.stdout)["records"]
+    assert (record["class"], record["n_test"]) == ("felt", 8)
+    done = blemish("eval", "step4-felt.blemish", "step4.json", code=3)
+    assert "has the class canvas, which step4-felt.blemish was not fitted on: name one of felt" in done.stderr
+    done = blemish("fit", "step4.json", "--class", "bolt", code=2)
+    assert done.stderr == "Error: step4 has no class bolt: choose among canvas, felt, knurl.\n"
+    picture = next((parts / "felt/test/good").iterdir())
+    blemish("fit", "step4.json", "--method", "knn", *SMALL)
+    for klass in ("felt", "knurl"):
+        done = blemish("inspect", "step4.blemish", picture, "--class", klass)
+        assert json.loads(done.stdout)["class"] == klass
+    done = blemish("inspect", "step4.blemish", picture, "--class", "bolt", code=2)
+    assert "knows no class bolt: name one of canvas, felt, knurl" in done.stderr
 
 
 def test_a_published_list(blemish: Blemish, parts: Path, tmp_path: Path) -> None:

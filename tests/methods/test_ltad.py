@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import blemish
 from blemish.data import Samples
 from blemish.errors import UsageError
+from blemish.evaluate.metrics import image_metrics
 from blemish.methods import Run, _phases, _training, create
 from blemish.methods._evidence import naming_accuracy, scores_by_names, shared_state, with_a_name
 from blemish.methods._phases import Judgement, Naming
@@ -117,14 +119,20 @@ def test_names_go_through_the_text_tower_where_there_is_one(kind: str, tier: int
     assert method.facts()["tier_in_words"].startswith(f"tier {tier}: names through")
 
 
-@pytest.mark.parametrize("kind", ["clip", "siglip"])
-def test_a_model_with_a_language(kind: str, tmp_path: Path) -> None:
-    options = {**LEARNED, "vlm": str(save_language(kind, tmp_path)), "sad_level": "patch", "ensemble": True}
+@pytest.mark.parametrize("semantic", ["lite", "learned"])
+@pytest.mark.parametrize("kind", ["align", "clip", "siglip"])
+def test_a_model_with_a_language(kind: str, semantic: str, tmp_path: Path) -> None:
+    folder = str(save_language(kind, tmp_path))
+    options = {**QUICK, "vlm": folder, "sad_level": "patch", "ensemble": True, "semantic": semantic}
     model = blemish.fit(products({"a": 6, "b": 3}), method="ltad", size=SIDE, options=options)
     assert model.manifest["parity"]["score"] <= 1e-4
     result = model.inspect(products({"a": 6, "b": 3})[0].read())
     assert np.isfinite(result.score)
     assert len(model.archive.weights) < 1e6, "no tower in the file's weights"
+    assert model.manifest["backbone"] == folder
+    tier = model.manifest["facts"]["tier_in_words"]
+    assert tier.startswith("tier 0: names" if kind == "align" else "tier 1: names")
+    assert ("not with texts" in tier) == (semantic == "lite")
     five = [np.zeros((SIDE, SIDE, 5), np.uint8)] * 4
     with pytest.raises(UsageError, match="these have 5 channels: fit without --vlm"):
         blemish.fit(five, method="ltad", size=SIDE, options=options)
@@ -176,6 +184,15 @@ def test_nothing_is_made_where_nothing_may_be(options: dict[str, Any], prepared:
     _, naming, judgement, _ = prepared(QUICK, products({"a": 4, "b": 4}))
     assert naming.network.vae is None, "where all classes have as many, none lacks any"
     assert judgement.lacking is None
+    _, naming, _, _ = prepared({**QUICK, "score_of": "sad"})
+    assert naming.network.vae is None, "what is in closed form learns from nothing made"
+
+
+def test_one_picture_of_an_update_is_real(prepared: Prepare) -> None:
+    _, _, judgement, _ = prepared({**QUICK, "rho": 0.9, "batch": 2})
+    judgement.begin()
+    assert len(judgement.rare(torch.Generator())) == 1
+    assert len(judgement.draw(1, 0).parts) == 2
 
 
 def test_what_is_made_is_like_its_class(prepared: Prepare) -> None:
@@ -293,6 +310,43 @@ def test_few_images_of_several_products(small: dict[str, str]) -> None:
     assert model.inspect(samples[5].read(), klass="b").klass == "b"
 
 
+@pytest.mark.parametrize("options", [QUICK, LEARNED], ids=["closed form", "learned"])
+def test_few_images_in_any_order(options: dict[str, Any], small: dict[str, str]) -> None:
+    """Halves by place alone would each lack a product."""
+    samples = products({"a": 3, "b": 3})
+    mixed = samples.with_items(samples[number] for number in (0, 3, 1, 4, 2, 5))
+    assert len(fitted(options, mixed, **small).calibration.scores) == 6
+
+
+def test_a_product_of_few_images_has_a_threshold_of_its_own_beside_large_ones(small: dict[str, str]) -> None:
+    samples = products({"a": 30, "b": 6, "c": 3})
+    model = fitted({**QUICK, "score_of": "sad"}, samples, **small)
+    own = model.calibrations.own
+    assert {klass: (each.how, len(each.scores)) for klass, each in own.items()} == {
+        "a": ("held-out", 6),
+        "b": ("leave-one-out", 6),
+    }
+    known = [model.inspect(sample.read(), klass="b").score for sample in samples.klass("b")]
+    assert min(own["b"].scores) > max(known), "each was scored by a model that does not know it"
+    assert "By images left out one at a time: b." in model.statement
+    model = fitted({**QUICK, "kappa": 1.0}, samples, **small)
+    assert set(model.calibrations.own) == {"a"}, "what rebuilds knows them all, and counts as much"
+
+
+def test_a_picture_left_out_leaves_the_model_as_it_is(prepared: Prepare) -> None:
+    samples = products(COUNTS)
+    method, naming, judgement, run = prepared({**QUICK, "score_of": "sad"}, samples)
+    method.shipped = method.learned(naming, judgement, samples, run, {})
+    before = state(method.shipped)
+    without = [*method.leave_one_out(samples, run, samples.klass("b"))]
+    assert not changed(method.shipped, before)
+    assert all(changed(each, before) for each in without)
+    photo = torch.from_numpy(run.pixels(samples.klass("a")))
+    called = torch.eye(3)[:1].expand(len(photo), -1)
+    for each in without:  # other products are judged as ever
+        torch.testing.assert_close(each(photo, called)[0], method.shipped(photo, called)[0])
+
+
 def test_products_of_other_sizes_and_grey_beside_coloured_ones(small: dict[str, str]) -> None:
     rng = np.random.default_rng(0)
     grey, large = (rng.integers(0, 90, (6, *shape)).astype(np.uint8) for shape in ((40, 60, 1), (96, 64, 3)))
@@ -359,6 +413,15 @@ class Photos:
         return [found]
 
 
+def aurocs(scorer: Any, photos: Photos) -> NDArray[np.float64]:
+    """Of each product by each name."""
+    bad, found = np.repeat([False, True], 8), []
+    for klass in "abc":
+        both = [scores_by_names(scorer, photos.of(klass, bad=which)) for which in (False, True)]
+        found.append([image_metrics(column.numpy(), bad).auroc for column in torch.cat(both).double().T])
+    return np.array(found, np.float64)
+
+
 def test_evidence_that_names_mean_something(prepared: Prepare) -> None:
     options = {**LEARNED, "name_updates": 60, "updates": 60, "sad_hidden": 16, "score_of": "sad"}
     method, naming, judgement, run = prepared({**options, "kept": 12}, products({"a": 8, "b": 8, "c": 4}))
@@ -370,6 +433,9 @@ def test_evidence_that_names_mean_something(prepared: Prepare) -> None:
     own, other, _ = scores_by_names(scorer, photos.of("a")).T
     assert own.shape == (8,)
     assert own.mean() < other.mean(), "by another's name a good picture looks abnormal"
+    told = aurocs(scorer, photos)
+    assert told.diagonal().mean() > 0.9
+    assert told.diagonal().mean() > told[~np.eye(3, dtype=bool)].mean()
     cosines = shared_state(scorer)
     torch.testing.assert_close(cosines.diagonal(), torch.ones(3))
     assert cosines.min() > 0
@@ -384,6 +450,7 @@ def test_evidence_that_names_mean_something(prepared: Prepare) -> None:
     assert torch.equal(named.judge.tables[:, :2], pair.judge.tables)
     images = named.space(named.gaze.look(photos.of("c")[0])).image
     assert (images @ named.judge.normal[2]).mean() > (images @ generic.judge.normal[2]).mean()
+    assert aurocs(named, photos)[2, 2] >= aurocs(generic, photos)[2, 2]
     assert not changed(pair, before)
 
 

@@ -74,6 +74,8 @@ def test_evaluation_is_by_class_and_never_pooled(products: Samples, model: blemi
     assert told["groups"]["low"]["image_auroc"] == aurocs["gear"]
     assert told["groups"]["high"]["image_auroc"] == pytest.approx((aurocs["label"] + aurocs["weave"]) / 2)
     assert told["mean"]["image_auroc"] == pytest.approx(np.mean(list(aurocs.values())))
+    assert told["groups"]["few"] == told["groups"]["low"], "4 images, where the others have 24"
+    assert told["groups"]["many"] == told["groups"]["high"]
     assert "groups" not in evaluate(model, products).to_json(), "without a list nothing is head or tail"
 
 

@@ -226,6 +226,7 @@ def test_one_model_of_several_products_tells_them_apart(small: dict[str, str]) -
     samples = products({"a": 30, "b": 26, "c": 2})
     model = blemish.fit(samples, method="uniad", size=SIDE, options=QUICK, **small)
     assert model.calibration.how == "held-out"
+    assert set(model.calibrations.own) == {"a", "b"}
     for sample in samples:
         assert model.inspect(sample.read()).klass == sample.klass
     shares = model.raw(samples[0].read()).classes

@@ -86,6 +86,27 @@ def test_few_images_of_a_product_share_the_thresholds_of_all() -> None:
     assert set(inspector(tail=5).calibrations.own) == {*CLASSES, "rare"}
 
 
+def test_images_left_out_tell_of_their_own_product_alone_beside_others_that_were_held_out() -> None:
+    held = [Good(score, score, "dark", 0.9) for score in np.linspace(0, 0.1, 30)]
+    left = [Good(score, score, "rare", 0.2, "leave-one-out") for score in np.linspace(0.5, 0.6, 8)]
+    both, alone = Calibrations.of(held + left), Calibrations.of(left)
+    assert both.pooled == Calibrations.of(held).pooled
+    assert both.least_confidence == Calibrations.of(held).least_confidence
+    assert [both.own[klass].how for klass in ("dark", "rare")] == ["held-out", "leave-one-out"]
+    assert both.own["rare"] == alone.own["rare"]
+    assert (alone.pooled.how, len(alone.pooled.scores)) == ("leave-one-out", 8)
+    archive = inspector().archive
+    archive.calibration.clear()
+    archive.calibration.update(both.to_json())
+    assert "By images left out one at a time: rare." in Inspector(archive).statement
+
+
+def test_what_looks_like_each_product_as_chance_has_it_looks_like_none() -> None:
+    shares = np.array([0.3, 0.35])
+    assert recognised(shares, CLASSES, None, 0.1) == Seen(None, 0.35, known=False)
+    assert recognised(np.array([0.1, 0.6]), CLASSES, None, 0.1) == Seen("bright", 0.6)
+
+
 def test_one_product_is_as_ever() -> None:
     good = [Good(score, score) for score in np.linspace(0, 1, 30)]
     calibrations = Calibrations.of(good)

@@ -7,7 +7,7 @@ from blemish import data
 from blemish.cli._places import check_file
 from blemish.cli._terminal import JsonFile, describe, table, watching, write_json
 from blemish.cli.fit import warn_of_duplicates
-from blemish.evaluate import Evaluation, evaluate, write_report
+from blemish.evaluate import GROUPS, Evaluation, evaluate, write_report
 from blemish.model import Inspector
 
 COLUMNS = {
@@ -27,6 +27,10 @@ def eval(  # noqa: A001  (the verb)
         str, typer.Argument(metavar="DATA", help="A folder or a list with test images, good and bad.")
     ],
     *,
+    klass: Annotated[
+        str | None,
+        typer.Option("--class", metavar="NAME", help="Of several products in DATA, measure this one alone."),
+    ] = None,
     json_file: JsonFile = None,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a report as one HTML page.")
@@ -43,6 +47,8 @@ def eval(  # noqa: A001  (the verb)
     check_file(report)
     model = Inspector.load(model_file)
     samples = data.read(source, layout=layout)
+    if klass is not None:
+        samples = samples.only(klass)
     data.check_masks(samples)
     warn_of_duplicates(samples)
     with watching() as watch:
@@ -57,7 +63,7 @@ def eval(  # noqa: A001  (the verb)
 def show(evaluation: Evaluation, model: Inspector) -> None:
     print(f"{describe(model)}\n{model.statement}\n")
     rows = [[record["class"] or record["dataset"], record] for record in evaluation.records]
-    rows += [[f"mean, {name}", record] for name, record in evaluation.groups.items()]
+    rows += [[GROUPS[name], record] for name, record in evaluation.groups.items()]
     if len(rows) > 1:
         rows.append(["mean", evaluation.mean])
     table(["class", *COLUMNS.values()], [[name, *(record[key] for key in COLUMNS)] for name, record in rows])

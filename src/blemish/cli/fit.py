@@ -102,6 +102,10 @@ def fit(
             help="The most that remembered patches may take. [default: 8, or no limit if all are asked for]",
         ),
     ] = None,
+    klass: Annotated[
+        str | None,
+        typer.Option("--class", metavar="NAME", help="Of several products in DATA, learn this one alone."),
+    ] = None,
     few_shot: Annotated[
         int | None,
         typer.Option(min=2, metavar="N", help="Learn from the first N good images of each class only."),
@@ -136,7 +140,8 @@ def fit(
     """Learn from good images what a good part looks like, and write a model file.
 
     Test images are never looked at. Where DATA sets none aside for calibration, a fifth of the good images
-    is; of fewer than 25, each is left out once instead.
+    is; of fewer than 25, each is left out once instead. Beside larger products only some methods do that: by
+    others such a product is judged by the threshold of all, unless it is learned alone, with --class.
     """
     begin = time.perf_counter()
     Calibration.of((0, 1), (0, 1), false_reject=false_reject)  # refuses a budget before the work, not after
@@ -147,8 +152,10 @@ def fit(
     if cache is not None:
         make_folder(cache, "--cache")
     samples = data.read(source, layout=layout)
+    if klass is not None:
+        samples = samples.only(klass)
     if out is None:
-        out = Path(samples.name + SUFFIX)
+        out = Path("-".join(filter(None, (samples.name, klass))) + SUFFIX)
         check_model_file(out)
     warn_of_duplicates(samples)
     checkpoint = out.with_name(f"{out.name}.checkpoint")

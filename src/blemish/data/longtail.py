@@ -60,6 +60,10 @@ class Tail:
     def groups(self) -> Groups:
         return groups(self.counts, self.order)
 
+    @property
+    def by_count(self) -> Groups:
+        return groups_by_count(self.counts)
+
 
 def groups(counts: Mapping[str, int], order: Sequence[str] = ()) -> Groups:
     """High and Low: the first half of the order, rounded up, and the rest.

@@ -92,5 +92,15 @@ class Samples(Sequence[Sample]):
     def klass(self, name: str) -> "Samples":
         return self.with_items(item for item in self.items if item.klass == name)
 
+    def only(self, name: str) -> "Samples":
+        """The class that a user asks for."""
+        if name not in self.classes:
+            named = ", ".join(filter(None, self.classes))
+            raise UsageError(
+                f"{self.name} has no class {name}: "
+                f"{f'choose among {named}' if named else 'it is of one product without a name'}."
+            )
+        return self.klass(name)
+
     def with_items(self, items: Iterable[Sample]) -> "Samples":
         return replace(self, items=tuple(items))

@@ -33,6 +33,7 @@ from blemish.model.products import known
 __all__ = [
     "COUNTS",
     "FIELDS",
+    "GROUPS",
     "METRICS",
     "SETTINGS",
     "ClassEvaluation",
@@ -65,6 +66,13 @@ RATES = (
 COSTS = ("fit_seconds", "ms_p50", "ms_p95", "ms_p99", "peak_rss_mb", "model_mb")
 METRICS = RATES + COSTS
 FIELDS = SETTINGS + COUNTS + METRICS
+GROUPS = {
+    "high": "mean, High",
+    "low": "mean, Low",
+    "many": "mean, 20 or more",
+    "few": "mean, fewer than 20",
+}
+"""What tables call the groups of a long-tailed list's classes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +106,10 @@ class Evaluation:
     classes: tuple[ClassEvaluation, ...]
     mean: Record
     groups: Mapping[str, Record]
-    """Means over the head (`high`) and the tail (`low`) of a long-tailed list; empty without one."""
+    """Means over the head (`high`) and the tail (`low`) of a long-tailed list, and over its classes of 20
+    images or more (`many`) and of fewer (`few`); empty without one."""
+    tier: str | None = None
+    """Which of its tiers the method ran in, in words, if it has any."""
 
     @property
     def records(self) -> list[Record]:
@@ -106,7 +117,8 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         told = {"schema": 1, "records": self.records, "mean": self.mean}
-        return told | ({"groups": dict(self.groups)} if self.groups else {})
+        told |= {"groups": dict(self.groups)} if self.groups else {}
+        return told | ({"tier": self.tier} if self.tier else {})
 
 
 def evaluate(model: Inspector, samples: Samples, *, progress: Progress | None = None) -> Evaluation:
@@ -117,12 +129,12 @@ def evaluate(model: Inspector, samples: Samples, *, progress: Progress | None = 
             f"{samples.name} has no test images: add some as test/good and test/<kind of defect>, "
             "or with the split test in a list."
         )
-    if len(model.classes) > 1:
+    if any(model.classes):
         for klass in test.classes:
             if klass and klass not in model.classes:
                 raise DataError(
                     f"{samples.name} has the class {klass}, which {model.name} was not fitted on: "
-                    f"{known(model.classes)}, or fit a model with it."
+                    f"{known(model.classes)} with --class, or fit a model with it."
                 )
     model.inspect(test[0].read(), name=test[0].name)  # opens the graph, which is no part of a picture's time
     classes = tuple(_evaluate_class(model, test, klass, progress or _silently) for klass in test.classes)
@@ -131,10 +143,13 @@ def evaluate(model: Inspector, samples: Samples, *, progress: Progress | None = 
     records = {klass.name: klass.record for klass in classes}
     groups = {}
     if samples.tail is not None:
-        for name, members in samples.tail.groups._asdict().items():
+        high, low = samples.tail.groups
+        many, few = samples.tail.by_count
+        for name, members in {"high": high, "low": low, "many": many, "few": few}.items():
             if held := [records[klass] for klass in members if klass in records]:
                 groups[name] = mean_record(held)
-    return Evaluation(classes, mean_record(list(records.values())) | of_model, groups)
+    tier = model.manifest.get("facts", {}).get("tier_in_words")
+    return Evaluation(classes, mean_record(list(records.values())) | of_model, groups, tier)
 
 
 def mean_record(records: Sequence[Record]) -> Record:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from blemish import images
 from blemish.data import Sample, Samples
 from blemish.errors import MissingExtraError
-from blemish.evaluate.evaluation import ClassEvaluation, Evaluation, Record, Tested
+from blemish.evaluate.evaluation import GROUPS, ClassEvaluation, Evaluation, Record, Tested
 from blemish.evaluate.metrics import Curve, image_metrics
 from blemish.evaluate.writing import write_text
 from blemish.model import Calibration, Inspector, Verdict
@@ -45,6 +45,8 @@ def write_report(evaluation: Evaluation, model: Inspector, samples: Samples, pat
     page = environment.get_template("report.html").render(
         model=model,
         mean=evaluation.mean,
+        tier=evaluation.tier,
+        groups=[(record, GROUPS[name]) for name, record in evaluation.groups.items()],
         sections=[_section(klass, model, by_name, shown) for klass in evaluation.classes],
         verdicts=list(Verdict),
     )

@@ -156,7 +156,7 @@ class Judgement(Turns):
 
     def rare(self, generator: torch.Generator) -> list[int]:
         """Classes of what is made, or shown again: each by what it lacks to the largest."""
-        count = round(self.config.rho * self.config.batch)
+        count = min(round(self.config.rho * self.config.batch), self.config.batch - 1)  # one is real
         if self.lacking is None or not count or (self.synthesis is None and not self.config.oversample):
             return []
         return torch.multinomial(self.lacking, count, replacement=True, generator=generator).tolist()

@@ -47,6 +47,7 @@ TIERS = (
     "tier 1: names through the text tower of another vision–language model (adaptation)",
     "tier 2: LTAD-style, text-free (adaptation)",
 )
+UNREAD = "; patches are compared with normal ones, not with texts"
 JUDGED = 32
 """Pictures of a class that tell what is usual."""
 FEW = 8
@@ -164,9 +165,15 @@ class LTAD:
         self.chosen["expected_seconds"] = round(expected)
         run.say(
             f"Learning from {len(train)} images of {len(train.classes)} "
-            f"product{'s' if len(train.classes) > 1 else ''}, {TIERS[self.tier]}: {naming.updates} updates "
-            f"of names and {judgement.updates} of what judges, about {expected:.0f} s at most."
+            f"product{'s' if len(train.classes) > 1 else ''}, {self.chosen['tier_in_words']}: "
+            f"{naming.updates} updates of names and {judgement.updates} of what judges, about "
+            f"{expected:.0f} s at most."
         )
+        if len(train.classes) > 1:
+            run.say(
+                "A model for each product is better where that may be: compare with `blemish fit DATA "
+                "--class NAME --method knn`."
+            )
         pictures = "".join(f"{sample.klass} {picture_key(run.picture(sample))} " for sample in train)
         key = _training.key(self.name, self.config, pictures.encode(), run)
         self.shipped = self.learned(naming, judgement, train, run, key)
@@ -225,7 +232,11 @@ class LTAD:
         self.gaze = Gaze(tower, channels, run.size, grid, compared)
         self.stages = tower.widths(channels, run.size) if isinstance(tower, Stacked) else ()
         self.found = features(self.gaze, train, run)
-        self.chosen |= {"tier": self.tier, "tier_in_words": TIERS[self.tier], "weights_licence": licence}
+        words = TIERS[self.tier]
+        if config.vlm:
+            self.chosen["backbone"] = config.vlm
+            words += UNREAD if compared else ""
+        self.chosen |= {"tier": self.tier, "tier_in_words": words, "weights_licence": licence}
         if len(train.classes) > 1:
             self.outputs = (*type(self).outputs, "class_scores")
             # A reconstruction is the same whatever the class.
@@ -249,7 +260,8 @@ class LTAD:
             settings = {"tokens": config.tokens, "ensemble": config.ensemble, "seed": run.seed}
             names = Words(self.language, train.classes, naming=config.names, **settings)
         rm, sad, vae = self.networks(sight, train, run)
-        made = config.vae and config.rho and not config.oversample and lacking(counts) is not None
+        used = rm is not None or sad is not None  # what is made teaches them
+        made = used and config.vae and config.rho and not config.oversample and lacking(counts) is not None
         calling = Calling(names, vae if made else None, config.gamma)
         known = names if isinstance(names, NameState) else Learned(len(counts), space.width)
         return (
@@ -269,8 +281,7 @@ class LTAD:
         channels, own = len(space.deviations), len(space.own_mean)
         start = None
         if self.language is not None and not self.language.patches_in_text_space:
-            every = [sight.of([sample]) for sample in train]
-            start = to_texts(every)
+            start = to_texts(sight.of([sample]) for sample in train)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.seed)
             rm = config.transformer(min(config.kept or channels, channels), self.gaze.grid)

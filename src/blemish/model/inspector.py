@@ -121,7 +121,10 @@ class Inspector:
         if not own:
             return pooled
         others = [klass for klass in self.classes if klass not in own]
+        left_out = [klass for klass, each in own.items() if each.how != self.calibration.how]
         told = f"With thresholds of their own: {', '.join(own)}."
+        if left_out:
+            told += f" By images left out one at a time: {', '.join(left_out)}."
         if others:
             told += f" With those of all products, for want of images: {', '.join(others)}."
         return f"{told}\nAll products together: {pooled}"

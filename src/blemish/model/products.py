@@ -115,5 +115,6 @@ def recognised(
         return Seen(None, None)
     best = int(shares.argmax())
     confidence = float(shares[best])
-    known_one = least is None or confidence >= least
+    chance = 1 / len(classes)  # the least that few images tell may lie below it
+    known_one = least is None or confidence >= max(least, chance)
     return Seen(classes[best] if known_one else None, confidence, known_one)

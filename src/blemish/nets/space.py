@@ -1,6 +1,6 @@
 """What LTAD sees of a picture, and the coordinates that it learns in."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import prod
 from typing import NamedTuple
 
@@ -162,10 +162,10 @@ def known(seen: Seen) -> dict[str, Tensor]:
     return {name: part for name, part in seen._asdict().items() if part is not None and part.numel()}
 
 
-def to_texts(every: Sequence[Seen]) -> Tensor:
+def to_texts(every: Iterable[Seen]) -> Tensor:
     """(width, own): takes mean patches as near to pictures' embeddings as a ridge regression does."""
-    images = torch.cat([seen.image for seen in every])
-    patches = torch.cat([seen.patches.mean((2, 3)) for seen in every if seen.patches is not None])
+    pairs = [(seen.image, seen.patches.mean((2, 3))) for seen in every if seen.patches is not None]
+    images, patches = map(torch.cat, zip(*pairs, strict=True))
     square = patches.T @ patches
     ridge = RIDGE * square.diagonal().mean() * torch.eye(len(square))
     return torch.linalg.solve(square + ridge, patches.T @ images).T
