@@ -1,11 +1,13 @@
 """LTAD, measured: one model of many products with long-tailed counts, beside UniAD and a bank for each.
 
-    python bench/ltad.py folders ../shared/data/screw … [--preset fast] [--seeds 0,1,2] [--orders size,random]
-    python bench/ltad.py textures FOLDER              # ten generated textures, written there if absent
-    python bench/ltad.py evidence FOLDER              # that names mean something, on the same textures
+    python bench/ltad.py table ../shared/data/screw … [--preset fast] [--seeds 0,1,2] [--orders size,random]
+    python bench/ltad.py table TEXTURES         # of ten generated textures, written there if absent
+    python bench/ltad.py evidence TEXTURES      # that names mean something
+    python bench/ltad.py strangers TEXTURES     # what it says of a product that it does not know
 
-Each result goes into bench/results/ltad.json or ltad-evidence.json as soon as it is there, and the same
-command goes on where an interrupted one was. `python bench/figures.py` makes the tables of docs/ltad.md.
+Each result goes into bench/results/ltad.json, ltad-evidence.json or ltad-strangers.json as soon as it is
+there, and the same command goes on where an interrupted one was. `python bench/figures.py` makes the tables
+of docs/ltad.md.
 """
 
 import argparse
@@ -103,8 +105,11 @@ def twice(one: Samples) -> Samples:
     return one.with_items([*one, *more])
 
 
-def table_of(samples: Samples, variants: Sequence[Variant], given: argparse.Namespace) -> None:
+def table_of(samples: Samples, given: argparse.Namespace) -> None:
     store = Store(RESULTS / "ltad.json")
+    variants = MAIN + CONTROLS * given.controls
+    if given.only:
+        variants = tuple(each for each in MAIN + CONTROLS if each.name in given.only)
     for seed in map(int, given.seeds.split(",")):
         for split in given.splits.split(","):
             for order in given.orders.split(",") if split != "balanced" else ["size"]:
@@ -160,6 +165,34 @@ def evidence(samples: Samples, given: argparse.Namespace) -> None:
         )
 
 
+def strangers(samples: Samples, given: argparse.Namespace) -> None:
+    """Each product in turn is left out of the fit, and then shown without saying what it is."""
+    store = Store(RESULTS / "ltad-strangers.json")
+    for seed in map(int, given.seeds.split(",")):
+        for left in samples.classes:
+            key = {"dataset": samples.name, "class": left, "preset": given.preset, "seed": seed}
+            if store.has(key):
+                continue
+            rest = samples.with_items(sample for sample in samples if sample.klass != left)
+            options = {"score_of": "sad"}  # what scores has no say in whom a picture is taken for
+            settings = {"seed": seed, "preset": given.preset, "options": options, "cache": given.cache}
+            model = blemish.fit(rest, method="ltad", **settings)
+            test = samples.role(Role.TEST)
+            strange = [model.inspect(sample.read()).klass is None for sample in test.klass(left)]
+            known = [sample for sample in test if sample.klass != left]
+            called = [model.inspect(sample.read()).klass for sample in known]
+            right = [name == sample.klass for name, sample in zip(called, known, strict=True)]
+            store.add(
+                key,
+                {
+                    "flagged": float(np.mean(strange)),
+                    "named": float(np.mean(right)),
+                    "known_flagged": float(np.mean([name is None for name in called])),
+                    "fit_seconds": model.manifest["fit_seconds"],
+                },
+            )
+
+
 class Looks:
     """A scorer as it was learned, and test pictures for it."""
 
@@ -204,10 +237,13 @@ class Looks:
         return named, generic
 
 
+WHAT = {"table": table_of, "evidence": evidence, "strangers": strangers}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=("folders", "textures", "evidence"))
-    parser.add_argument("folders", nargs="*", type=Path)
+    parser.add_argument("what", choices=WHAT)
+    parser.add_argument("folders", nargs="+", type=Path, help="of one product each, or one of the textures")
     parser.add_argument("--preset", default="fast")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--splits", default=",".join(SPLITS))
@@ -216,15 +252,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=[each.name for each in MAIN + CONTROLS])
     parser.add_argument("--cache", type=Path, help="a folder for features, which all variants share")
     given = parser.parse_args()
-    variants = MAIN + CONTROLS * given.controls
-    if given.only:
-        variants = tuple(each for each in MAIN + CONTROLS if each.name in given.only)
-    if given.what == "folders":
-        table_of(together("folders", given.folders), variants, given)
-    elif given.what == "textures":
-        table_of(textures(given.folders[0]), variants, given)
-    else:
-        evidence(textures(given.folders[0]), given)
+    several = len(given.folders) > 1
+    samples = together("folders", given.folders) if several else textures(given.folders[0])
+    WHAT[given.what](samples, given)
 
 
 if __name__ == "__main__":

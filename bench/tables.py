@@ -75,10 +75,31 @@ def long_tailed(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
         key = tuple(record[name] for name in ("dataset", "split", "preset", "variant"))
         rows.setdefault(key, []).append(record)
     yield ["set", "split", "preset", "", "High", "Low", "Avg", "fit s"]
-    for key, found in rows.items():
+    firsts = [list(dict.fromkeys(column)) for column in zip(*rows, strict=True)]
+    kinds = ("UniAD", "LTAD")
+
+    def place(key: tuple[str, ...]) -> list[int]:
+        *settings, variant = (first.index(part) for first, part in zip(firsts, key, strict=True))
+        kind = [number for number, name in enumerate(kinds) if key[-1].startswith(name)]
+        return [*settings, *(kind or [len(kinds)]), len(key[-1].split(",")) > 1, variant]
+
+    for key, found in sorted(rows.items(), key=lambda row: place(row[0])):
         groups = [[record[group] for record in found if group in record] for group in ("high", "low")]
         seconds = median(record["fit_seconds"] for record in found)
         yield [*key, *map(spread, [*groups, found]), f"{seconds:.0f} s"]
+
+
+def strangers(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
+    """Means over the products that were left out, each in its turn, and the least."""
+    yield ["set", "left out", "flagged", "of known ones, called by their own name", "flagged"]
+    rows: dict[str, list[Any]] = {}
+    for record in result["records"]:
+        rows.setdefault(record["dataset"], []).append(record)
+    for name, found in rows.items():
+        rates = [[100 * record[rate] for record in found] for rate in ("flagged", "named", "known_flagged")]
+        told = [f"{fmean(values):.1f}" for values in rates]
+        told[0] += f", at worst {min(rates[0]):.1f}"
+        yield [name, f"{len(found)} products", *told]
 
 
 def rivals(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
