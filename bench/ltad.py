@@ -45,6 +45,7 @@ class Variant:
 MAIN = (
     Variant("UniAD", "uniad"),
     Variant("LTAD"),
+    Variant("knn, one bank for all", "knn"),
     Variant("knn, a bank for each class", "knn", apart=True),
     Variant("reb, a bank for each class", "reb", apart=True),
 )

@@ -142,7 +142,7 @@ def evaluate(model: Inspector, samples: Samples, *, progress: Progress | None = 
     of_model = {field: model.manifest.get(field) for field in ("n_train", "n_calibration")}
     records = {klass.name: klass.record for klass in classes}
     groups = {}
-    if samples.tail is not None:
+    if samples.tail is not None and len(classes) > 1:
         high, low = samples.tail.groups
         many, few = samples.tail.by_count
         for name, members in {"high": high, "low": low, "many": many, "few": few}.items():
