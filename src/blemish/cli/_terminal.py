@@ -61,9 +61,10 @@ def warn(message: str) -> None:
 def describe(model: Inspector) -> str:
     told, fmt = model.manifest, model.format
     tier = told.get("facts", {}).get("tier_in_words")
+    alone = model.classes[0] if len(model.classes) == 1 else ""
     return (
         f"{told['method']}, preset {told['preset']}, backbone {told['backbone']}"
-        f"{f' ({tier})' if tier else ''}, of {told['dataset']}: "
+        f"{f' ({tier})' if tier else ''}, of {told['dataset']}{f', {alone} alone' if alone else ''}: "
         f"{told['n_train']} images to learn from, {told['n_calibration']} to calibrate with, {fmt.dtype} × "
         f"{fmt.channels} at {model.size[0]}×{model.size[1]}"
     )
