@@ -28,6 +28,7 @@ from tables import (
     Table,
     ablations,
     choices,
+    evidence,
     light,
     long_tailed,
     paired,
@@ -35,6 +36,7 @@ from tables import (
     reb_cells,
     rivals,
     strangeness,
+    strangers,
     throughput,
 )
 
@@ -240,7 +242,12 @@ DOCUMENTS: Mapping[str, Mapping[str, Shown]] = {
         "ear-rivals": Shown("ear-rivals", rivals),
         "ear-throughput": Shown("ear-throughput", throughput),
     },
-    "docs/ltad.md": {"ltad": Shown("ltad", long_tailed), "ltad-speed": Shown("speed-ltad", speeds)},
+    "docs/ltad.md": {
+        "ltad": Shown("ltad", long_tailed),
+        "ltad-evidence": Shown("ltad-evidence", evidence),
+        "ltad-strangers": Shown("ltad-strangers", strangers),
+        "ltad-speed": Shown("speed-ltad", speeds),
+    },
 }
 
 

@@ -89,6 +89,25 @@ def long_tailed(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
         yield [*key, *map(spread, [*groups, found]), f"{seconds:.0f} s"]
 
 
+def evidence(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
+    """That names mean something: rates in percent, and a cosine."""
+    rates = ("image_auroc", "image_auroc_swapped", "naming_accuracy", "few_shot_auroc", "generic_auroc")
+    yield [
+        "set",
+        "split",
+        "seed",
+        "image AUROC by own name",
+        "by another's",
+        "good pictures named right",
+        "image AUROC of a product left out, by a name from four pictures",
+        "by the mean name",
+        "“abnormal”, head to tail",
+    ]
+    for record in result["records"]:
+        of = [str(record[name]) for name in ("dataset", "split", "seed")]
+        yield [*of, *(f"{100 * record[rate]:.1f}" for rate in rates), f"{record['state_head_tail']:.2f}"]
+
+
 def strangers(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
     """Means over the products that were left out, each in its turn, and the least."""
     yield ["set", "left out", "flagged", "of known ones, called by their own name", "flagged"]
