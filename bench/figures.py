@@ -241,6 +241,7 @@ DOCUMENTS: Mapping[str, Mapping[str, Shown]] = {
     "docs/ear.md": {
         "ear-rivals": Shown("ear-rivals", rivals),
         "ear-throughput": Shown("ear-throughput", throughput),
+        "ear-speed": Shown("speed-ear", speeds),
     },
     "docs/ltad.md": {
         "ltad": Shown("ltad", long_tailed),
