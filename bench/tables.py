@@ -75,15 +75,7 @@ def long_tailed(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
         key = tuple(record[name] for name in ("dataset", "split", "preset", "variant"))
         rows.setdefault(key, []).append(record)
     yield ["set", "split", "preset", "", "High", "Low", "Avg", "fit s"]
-    firsts = [list(dict.fromkeys(column)) for column in zip(*rows, strict=True)]
-    kinds = ("UniAD", "LTAD")
-
-    def place(key: tuple[str, ...]) -> list[int]:
-        *settings, variant = (first.index(part) for first, part in zip(firsts, key, strict=True))
-        kind = [number for number, name in enumerate(kinds) if key[-1].startswith(name)]
-        return [*settings, *(kind or [len(kinds)]), len(key[-1].split(",")) > 1, variant]
-
-    for key, found in sorted(rows.items(), key=lambda row: place(row[0])):
+    for key, found in sorted(rows.items()):
         groups = [[record[group] for record in found if group in record] for group in ("high", "low")]
         seconds = median(record["fit_seconds"] for record in found)
         yield [*key, *map(spread, [*groups, found]), f"{seconds:.0f} s"]
