@@ -171,8 +171,8 @@ class LTAD:
         )
         if len(train.classes) > 1:
             run.say(
-                "A model for each product is better where that may be: compare with `blemish fit DATA "
-                "--class NAME --method knn`."
+                "A model for each product may be better, and is on real parts so far: compare with "
+                "`blemish fit DATA --class NAME --method knn`."
             )
         pictures = "".join(f"{sample.klass} {picture_key(run.picture(sample))} " for sample in train)
         key = _training.key(self.name, self.config, pictures.encode(), run)
