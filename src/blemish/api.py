@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 Source = str | Path | Samples | Sequence[NDArray[Any] | Path | str]
 PARITY = 1e-4
 JUMPING_PARITY = 1e-2
-"""Where rounding may swap two neighbours of a different density, and one cell's score jumps."""
+"""Where rounding may swap two neighbours of a different density, or show a pixel that was hidden: there a
+cell's score jumps, by as much as it will."""
+JUMPING_SHARE = 0.01
+"""Share of the pixels of a map that may be near such jumps."""
 PARITY_IMAGES = 8
 AHEAD = 16
 
@@ -228,20 +231,25 @@ def describe(method: "Method", train: Samples, calibrating: Samples, run: "Run")
 def check_parity(
     scorer: "nn.Module", graph: Graph, batch: NDArray[np.float32], good: Sequence[float]
 ) -> dict[str, float]:
-    """The largest difference between torch and the exported graph, relative to the scores of good images."""
+    """The largest difference between torch and the exported graph, relative to the scores of good images;
+    in the maps of a scorer that jumps, the largest of all pixels but one in a hundred."""
     import torch
 
     with torch.no_grad():
         trained = [out.numpy() for out in scorer.cpu().eval()(torch.from_numpy(batch))[:2]]
     shipped = graph(batch)
     usual = max(float(np.median(np.abs(good))), 1e-12)
+    jumps = getattr(scorer, "jumps", False)
+    allowed = JUMPING_PARITY if jumps else PARITY
     found = {}
     for name, ours, theirs in zip(("score", "map"), trained, shipped[:2], strict=True):
-        found[name] = float(np.abs(ours - theirs).max() / max(float(np.abs(ours).max()), usual))
-    allowed = JUMPING_PARITY if getattr(scorer, "jumps", False) else PARITY
-    if not max(found.values()) <= allowed:
+        apart = np.abs(ours - theirs) / max(float(np.abs(ours).max()), usual)
+        share = 1 - JUMPING_SHARE if jumps and name == "map" else 1.0
+        found[name] = float(np.quantile(apart, share))
+    most = float(np.max([*found.values()]))
+    if not most <= allowed:  # nor is NaN
         raise ParityError(
-            f"The exported graph differs from the trained model by {max(found.values()):.2g} of the highest "
+            f"The exported graph differs from the trained model by {most:.2g} of the highest "
             f"score (allowed: {allowed:g}), so no model was written: report this with method and backbone."
         )
     return {**found, "images": len(batch), "allowed": allowed}

@@ -91,7 +91,8 @@ class BankScorer(nn.Module):
         self.grid = bank.places.mean.shape
         self.stride = stride
         self.measure = measure or Nearest(bank.rows)
-        self.jumps = self.measure.jumps
+        # What is taken off the distance is the nearest row's, and rounding decides which of two that is.
+        self.jumps = self.measure.jumps or bool(bank.density.any())
         self.whole = whole
         self.density: Tensor
         self.map_density: Tensor

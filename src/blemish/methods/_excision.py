@@ -93,6 +93,7 @@ class EarScorer(nn.Module):
         super().__init__()
         self.passes, self.compare, self.smooth = passes, compare, smooth
         self.score, self.region = score, region
+        self.jumps = isinstance(passes.hiding, Hiding)  # rounding decides what is conspicuous enough
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rebuilt, hidden, capped = self.passes(pictures)

@@ -89,7 +89,8 @@ class Attention(nn.Module):
             for tokens, each in zip((x + places, seen + places, seen), linear, strict=True)
         )
         # Products are quicker than torch's fused attention, in ONNX Runtime and, with bfloat16, in training.
-        affinities = query * (width // self.heads) ** -0.5 @ key.transpose(-1, -2) + bars
+        affinities = query * (width // self.heads) ** -0.5 @ key.transpose(-1, -2)
+        affinities = affinities + bars.to(affinities)  # float32 would make all that follows so
         found = self.drop(affinities.softmax(-1)) @ value
         return self.output(found.transpose(1, 2).flatten(2))
 

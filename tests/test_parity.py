@@ -1,0 +1,58 @@
+"""A graph that is not what was trained is never written; what rounding decides is no such thing."""
+
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from blemish.api import check_parity
+from blemish.errors import ParityError
+
+SIDE = 64
+BATCH = np.random.default_rng(0).random((3, 1, SIDE, SIDE), np.float32)
+
+
+class Trained(nn.Module):
+    def __init__(self, *, jumps: bool) -> None:
+        super().__init__()
+        self.jumps = jumps
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        return pictures.flatten(1).amax(1), pictures[:, 0]
+
+
+def found(*, jumps: bool, score: float = 0.0, heat: float = 0.0, pixels: int = 0) -> dict[str, float]:
+    """Of a graph whose scores are off by so much, and so many pixels of each map."""
+
+    def graph(batch: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+        scores, maps = (out.numpy() for out in Trained(jumps=jumps)(torch.from_numpy(batch)))
+        off = np.zeros(SIDE * SIDE, np.float32)
+        off[:pixels] = heat
+        return [scores + np.float32(score), maps + off.reshape(SIDE, SIDE)]
+
+    return check_parity(Trained(jumps=jumps), cast(Any, graph), BATCH, [1.0, 1.0])
+
+
+@pytest.mark.parametrize("jumps", [False, True])
+def test_what_agrees_is_told_with_what_was_allowed(jumps: bool) -> None:
+    parity = found(jumps=jumps)
+    assert parity == {"score": 0, "map": 0, "images": 3, "allowed": 1e-2 if jumps else 1e-4}
+
+
+def test_a_pixel_that_differs_is_one_too_many() -> None:
+    with pytest.raises(ParityError, match="no model was written"):
+        found(jumps=False, heat=1e-3, pixels=1)
+
+
+def test_rounding_may_move_a_cell_where_scores_jump() -> None:
+    assert found(jumps=True, heat=0.5, pixels=SIDE * SIDE // 200)["map"] <= 1e-4
+
+
+@pytest.mark.parametrize(
+    "off", [{"heat": 0.02, "pixels": SIDE * SIDE // 20}, {"score": 0.02}, {"score": np.nan}, {"heat": np.nan}]
+)
+def test_what_is_off_in_more_than_a_cell_is_refused_there_too(off: dict[str, Any]) -> None:
+    with pytest.raises(ParityError):
+        found(jumps=True, **{"pixels": SIDE * SIDE} | off)
