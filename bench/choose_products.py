@@ -8,6 +8,7 @@ goes into bench/results/choices-products.json as soon as it is there. No test im
 """
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "knn, a bank for each": ("knn", {}),
 }
 
+Asked = dict[str, tuple[Pictures, dict[str, defects.Faint]]]
+"""Of each product pictures held out, and the same with defects of each sort."""
+
 
 def together(learnt: dict[str, Pictures]) -> Samples:
     items = [
@@ -44,6 +48,18 @@ def together(learnt: dict[str, Pictures]) -> Samples:
         for sample in data.read(list(pictures)).role(Role.TRAIN)
     ]
     return Samples("products", "arrays", tuple(items))
+
+
+def painted_on(folders: Sequence[Path], seed: int, sorts: Sequence[str]) -> tuple[dict[str, Pictures], Asked]:
+    """Of each product the pictures to learn from, of every other one few; those held out, and defects."""
+    learnt: dict[str, Pictures] = {}
+    asked: Asked = {}
+    for number, folder in enumerate(folders):
+        train, held = good_pictures(data.read(folder), seed)
+        learnt[folder.name] = train[:RARE] if number % 2 else train
+        source = defects.Source(held, defects.foregrounds(held))
+        asked[folder.name] = held, {sort: PAINTERS[sort](source, PAINTED, seed=seed) for sort in sorts}
+    return learnt, asked
 
 
 def main() -> None:
@@ -56,14 +72,7 @@ def main() -> None:
     given = parser.parse_args()
     store = Store(RESULTS / "choices-products.json")
     for seed in map(int, given.seeds.split(",")):
-        learnt: dict[str, Pictures] = {}
-        asked: dict[str, tuple[Pictures, dict[str, Pictures]]] = {}
-        for number, folder in enumerate(given.folders):
-            train, held = good_pictures(data.read(folder), seed)
-            learnt[folder.name] = train[:RARE] if number % 2 else train
-            source = defects.Source(held, defects.foregrounds(held))
-            bad = {sort: PAINTERS[sort](source, PAINTED, seed=seed).pictures for sort in given.painted}
-            asked[folder.name] = held, bad
+        learnt, asked = painted_on(given.folders, seed, given.painted)
         for variant in given.only:
             key = {"seed": seed, "variant": variant, "rare": [*learnt][1::2]}
             if not store.has(key):
@@ -78,15 +87,13 @@ def main() -> None:
                 store.add(key, judged(models, asked))
 
 
-def judged(
-    models: dict[str, blemish.Inspector], asked: dict[str, tuple[Pictures, dict[str, Pictures]]]
-) -> dict[str, Any]:
+def judged(models: dict[str, blemish.Inspector], asked: Asked) -> dict[str, Any]:
     found: dict[str, dict[str, float | None]] = {}
     for name, (held, bad) in asked.items():
         good = [models[name].inspect(picture, klass=name).score for picture in held]
-        for sort, pictures in bad.items():
-            scores = good + [models[name].inspect(picture, klass=name).score for picture in pictures]
-            labels = [False] * len(held) + [True] * len(pictures)
+        for sort, made in bad.items():
+            scores = good + [models[name].inspect(picture, klass=name).score for picture in made.pictures]
+            labels = [False] * len(held) + [True] * len(made.pictures)
             found.setdefault(sort, {})[name] = image_metrics(scores, labels).auroc
     every = [value for of in found.values() for value in of.values() if value is not None]
     seconds = sum(model.manifest["fit_seconds"] for model in {*models.values()})

@@ -19,7 +19,7 @@ from blemish.methods import _training, create
 from blemish.methods.uniad import Config, Rebuilding, spared
 from blemish.model.inspector import Graph
 from blemish.nets.runtime import export
-from blemish.nets.uniad import jitter
+from blemish.nets.uniad import jitter, reconstruction_error
 from tests.methods.product import SIDE, datasets, fit, marked, pictures, run_for
 
 TINY: dict[str, Any] = {"kept": 12, "width": 8, "heads": 2, "depth": 1, "hidden": 8}
@@ -183,7 +183,7 @@ def test_products_count_alike_however_many_images_they_have(prepared: Prepared) 
     "options",
     [
         {},
-        {"rec_score": "sq", "kept": 0, "neighbours": 1},
+        {"rec_score": "l2", "kept": 0, "neighbours": 1},
         {"rec_score": "cos", "kept": 0, "standardised": False, "whiten": 0.0, "window": 0},
         {"standardised": False, "kept": 999, "schedule": "drop", "clip": 0.0},
     ],
@@ -208,14 +208,14 @@ def test_every_setting_exports(options: dict[str, Any], several: bool, prepared:
         np.testing.assert_allclose(shipped.classes, told[2], rtol=1e-3, atol=1e-5)
 
 
-def test_the_map_is_the_distance_to_what_was_rebuilt(prepared: Prepared) -> None:
+def test_the_map_is_how_far_patches_are_from_what_was_rebuilt(prepared: Prepared) -> None:
     method, task, run = prepared(QUICK)
     scorer = method.scorer(task, run)
     pixels = torch.from_numpy(run.pixels(datasets(pictures(2))))
     with torch.no_grad():
         score, heat = scorer(pixels)
         parts = task.network.seen(method.stacked(pixels))
-        error = (parts - task.network(parts)).norm(dim=1)
+        error = reconstruction_error(parts, task.network(parts), "both")
     assert error.shape == (2, 3, 3)
     torch.testing.assert_close(heat[:, 8::16, 8::16], error, rtol=0.1, atol=0)  # of cells their middles
     side = round(16 * SIDE / 224)

@@ -201,15 +201,13 @@ def test_jitter_is_as_long_as_it_should_be_and_drawn_anew() -> None:
     assert float((some != 1).all(1).float().mean()) == pytest.approx(0.3, abs=0.07)
 
 
-@pytest.mark.parametrize("kind", ["sq", "l2", "cos"])
+@pytest.mark.parametrize("kind", ["sq", "l2", "cos", "both"])
 def test_errors_are_those_of_their_definitions(kind: str) -> None:
     maps, rebuilt = torch.randn(2, 3, 7, 4, 5, generator=seeded())
     a, b = maps.double().numpy(), rebuilt.double().numpy()
-    if kind == "cos":
-        lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-        expected = (1 - np.einsum("nchw,nchw->nhw", a, b) / lengths) / 2
-    else:
-        expected = np.linalg.norm(a - b, axis=1) ** (2 if kind == "sq" else 1)
+    distance, length, other = (np.linalg.norm(each, axis=1) for each in (a - b, a, b))
+    turned = (1 - np.einsum("nchw,nchw->nhw", a, b) / (length * other)) / 2
+    expected = {"sq": distance**2, "l2": distance, "cos": turned, "both": distance * turned}[kind]
     np.testing.assert_allclose(reconstruction_error(maps, rebuilt, kind), expected, rtol=1e-5, atol=1e-6)
     assert reconstruction_error(maps, maps, kind).max() < 1e-6
     assert reconstruction_error(maps, 1e-3 * maps, "cos").min() >= 0

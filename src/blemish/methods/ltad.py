@@ -39,7 +39,7 @@ from blemish.nets.maps import CELL, Stacked, grid_of
 from blemish.nets.namestate import Learned, NamesFrom, NameState, Words
 from blemish.nets.semantic import Level, Lite, Semantic
 from blemish.nets.space import WIDTH, Gaze, Space, to_texts
-from blemish.nets.uniad import Reconstruction
+from blemish.nets.uniad import Error, Reconstruction
 from blemish.nets.vae import ConditionalVAE, lacking
 
 TIERS = (
@@ -104,8 +104,9 @@ class Config(uniad.Config):
     """What the semantic score counts beside the other, both in the deviations that good patches have."""
     fusion: Literal["sum", "harmonic"] = "sum"
     """How both scores become one; `harmonic` compares directions, as `--rec-score cos` does."""
-    rec_score: Literal["sq", "l2", "cos"] = "sq"
-    """How far off a patch is: the square of its distance, the distance, or half of one minus the cosine."""
+    rec_score: Error = "sq"
+    """How far off a patch is: `l2` its distance, `sq` the square of it, `cos` half of one minus the cosine,
+    `both` the distance times that."""
     agnostic: bool = False
     """Whether the class of a picture is found out even where it is given."""
 
@@ -128,6 +129,7 @@ PAPER: dict[str, Any] = {
     **uniad.PAPER,
     "vlm": "kakaobrain/align-base",
     "standardised": True,
+    "rec_score": "sq",
     "semantic": "learned",
     "kappa": 1.0,
     "name_updates": 3000,

@@ -31,7 +31,7 @@ from blemish.methods._features import Features, features, picture_key
 from blemish.methods._once import TrainsOnce
 from blemish.methods._registry import register
 from blemish.nets.maps import Likeness, Stacked, grid_of
-from blemish.nets.uniad import Principal, Reconstruction, image_score, jitter, reconstruction_error
+from blemish.nets.uniad import Error, Principal, Reconstruction, image_score, jitter, reconstruction_error
 
 SPARES = 20
 """Images from which on a product can spare some to be kept aside."""
@@ -81,8 +81,9 @@ class Config:
     """Whether patches look at near ones first, beyond that window."""
     jitter: float = 1.21
     """Length of the noise that learning has to undo, in lengths of the patch."""
-    rec_score: Literal["l2", "sq", "cos"] = "l2"
-    """How far off a patch is: its distance, the square of it, or half of one minus the cosine."""
+    rec_score: Error = "both"
+    """How far off a patch is: `l2` its distance, `sq` the square of it, `cos` half of one minus the cosine,
+    `both` the distance times that."""
     window: float = 16.0
     """Side of the square whose highest mean is the image score, in pixels of a 224-pixel picture."""
     check_every: int = 50
@@ -135,6 +136,7 @@ PAPER: dict[str, Any] = {
     "depth": 4,
     "hidden": 1024,
     "near": False,
+    "rec_score": "l2",
     "check_every": 0,
 }
 

@@ -16,7 +16,7 @@ from blemish.nets.namestate import TEMPERATURE, Learned, NameState, Tables, Word
 from blemish.nets.saliency import size_of
 from blemish.nets.semantic import Lite, Pseudo, Semantic, semantic_loss
 from blemish.nets.space import Gaze, Seen, Space
-from blemish.nets.uniad import Reconstruction, image_score, reconstruction_error
+from blemish.nets.uniad import Error, Reconstruction, image_score, reconstruction_error
 from blemish.nets.vae import ConditionalVAE
 
 LEAST = 1e-6
@@ -119,7 +119,7 @@ class Judge(nn.Module):
         sad: Semantic | Lite | None,
         *,
         rebuilt: int,
-        kind: Literal["sq", "l2", "cos"],
+        kind: Error,
         fusion: Literal["sum", "harmonic"] = "sum",
         kappa: float = 1.0,
     ) -> None:
@@ -127,7 +127,7 @@ class Judge(nn.Module):
         super().__init__()
         self.rm, self.sad = rm, sad
         self.rebuilt, self.fusion, self.kappa = rebuilt, fusion, kappa
-        self.kind: Literal["sq", "l2", "cos"] = "cos" if fusion == "harmonic" else kind
+        self.kind: Error = "cos" if fusion == "harmonic" else kind
         self.balance = 1.0
         self.tables = nn.Parameter(torch.stack(tables).detach().clone(), requires_grad=False)
 

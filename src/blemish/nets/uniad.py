@@ -32,6 +32,8 @@ FAINTEST = 0.1
 """The same of a principal direction: few pictures leave many in which good ones hardly vary, and what is
 divided by their deviations there is mostly rounding."""
 
+Error = Literal["sq", "l2", "cos", "both"]
+
 
 def neighbour_mask(grid: tuple[int, int], size: int | tuple[int, int]) -> Tensor:
     """(T, T): true where the patch of a row may not look, in a window of `size` cells around itself.
@@ -191,12 +193,17 @@ def jitter(
     return maps + noise.to(maps) * maps.norm(dim=1, keepdim=True) * (scale / int(maps.shape[1]))
 
 
-def reconstruction_error(maps: Tensor, rebuilt: Tensor, kind: Literal["sq", "l2", "cos"]) -> Tensor:
-    """(N, H, W): of each patch the squared distance (LTAD), the distance (UniAD), or half of 1 − cosine."""
-    if kind == "cos":
-        return ((1 - F.cosine_similarity(maps, rebuilt, dim=1)) / 2).clamp(min=0)
+def reconstruction_error(maps: Tensor, rebuilt: Tensor, kind: Error) -> Tensor:
+    """(N, H, W): of each patch the squared distance (LTAD), the distance (UniAD), half of 1 − cosine;
+    `both`: the product of the last two, so that being long alone puts no patch far off."""
     squares = (maps - rebuilt).square().sum(1)
-    return squares.sqrt() if kind == "l2" else squares
+    if kind == "sq":
+        return squares
+    distance = squares.sqrt()
+    if kind == "l2":
+        return distance
+    turned = ((1 - F.cosine_similarity(maps, rebuilt, dim=1)) / 2).clamp(min=0)
+    return turned if kind == "cos" else distance * turned
 
 
 def image_score(error: Tensor, window: float = 16) -> Tensor:
