@@ -35,6 +35,7 @@ from tables import (
     products,
     reb_cells,
     rivals,
+    scores,
     strangeness,
     strangers,
     throughput,
@@ -221,6 +222,7 @@ DOCUMENTS: Mapping[str, Mapping[str, Shown]] = {
         "light": Shown("light", light),
         "ear-choices": Shown("choices-ear-strong", choices),
         "products": Shown("choices-products", products),
+        "scores": Shown("choices-scores", scores),
     },
     "docs/reb.md": {
         "reb-cells": Shown("reb-cells", reb_cells),

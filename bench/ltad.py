@@ -49,8 +49,8 @@ MAIN = (
     Variant("knn, a bank for each class", "knn", apart=True),
     Variant("reb, a bank for each class", "reb", apart=True),
 )
-LEARNED: dict[str, Any] = {"semantic": "learned", "kappa": 1.0}
-"""The classifier between names, as in the paper."""
+LEARNED: dict[str, Any] = {"semantic": "learned", "kappa": 1.0, "rec_score": "sq"}
+"""The classifier between names and the squared distance, as in the paper."""
 CONTROLS = (
     Variant("LTAD, classifier alone", options={"score_of": "sad"}),
     Variant("LTAD, class not told", options={"agnostic": True}),

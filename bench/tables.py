@@ -191,6 +191,16 @@ def products(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
         yield [record["variant"], *(f"{100 * mean:.1f}" for mean in means), f"{record['fit_seconds']:.0f}"]
 
 
+def scores(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
+    """Means of sorts of painted defects, and the image AUROC of each."""
+    sorts, rates = list(result["records"][0]["by"]), ("image_auroc", "pixel_auroc", "pixel_ap", "aupro30")
+    yield ["set", "", "image AUROC", *sorts, "pixel AUROC", "AP", "AUPRO"]
+    for record in sorted(result["records"], key=lambda record: record["dataset"]):
+        means, by = [record[rate] for rate in rates], [record["by"][sort]["image_auroc"] for sort in sorts]
+        values = [means[0], *by, *means[1:]]
+        yield [record["dataset"], f"`{record['variant']}`", *(f"{100 * value:.1f}" for value in values)]
+
+
 def seeds(records: Sequence[Mapping[str, Any]]) -> str:
     """Rates, and the medians of time."""
     if not records:

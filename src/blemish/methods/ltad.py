@@ -9,8 +9,9 @@ could not be read: sizes, schedules and what stands for abnormal patches are Uni
 Ours: without `--vlm` there is no text. A small tower over name and state vectors, learned with the names,
 takes its place beside any backbone: "LTAD-style, text-free (adaptation)". But in `paper`, patches are not
 classified between texts: they are compared with normal ones of their class, which counts 64 times as much
-as the reconstruction. What is made is held to the moments of its class; a class that is not given is
-found by its name; harmonic fusion (LTOAD's); and oversampling, to compare with.
+as the reconstruction, whose misses are judged as in `uniad`. What is made is held to the moments of its
+class; a class that is not given is found by its name; harmonic fusion (LTOAD's); and oversampling, to
+compare with.
 """
 
 from collections.abc import Iterator, Sequence
@@ -104,7 +105,7 @@ class Config(uniad.Config):
     """What the semantic score counts beside the other, both in the deviations that good patches have."""
     fusion: Literal["sum", "harmonic"] = "sum"
     """How both scores become one; `harmonic` compares directions, as `--rec-score cos` does."""
-    rec_score: Error = "sq"
+    rec_score: Error = "both"
     """How far off a patch is: `l2` its distance, `sq` the square of it, `cos` half of one minus the cosine,
     `both` the distance times that."""
     agnostic: bool = False

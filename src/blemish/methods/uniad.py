@@ -3,13 +3,13 @@
 Paper: You, Cui, Shen, Yang, Lu, Zheng and Le, "A Unified Model for Multi-class Anomaly Detection",
 arXiv 2206.03687.
 Faithful: the transformer with neighbour masks, a query of its own in every layer and jittered features; maps
-of several stages on one grid; the distance of a patch to what was rebuilt of it; the highest mean of a window
-as image score; in the preset `paper` sizes and schedule, too. The last weights count, or those that did best
+of several stages on one grid; the highest mean of a window as image score; in the preset `paper` the distance
+of a patch to what was rebuilt of it, sizes and schedule, too. The last weights count, or those that did best
 on good pictures kept aside: never those that did best on test pictures, as in the published code.
 Ours: the embedded backbone, and principal directions of its maps that count alike, in which every product
-does: what varies most in good pictures would hide small defects; finer stages averaged over cells; a smaller
-network that looks at near patches first, and a shorter schedule, for two CPU cores; and which product a
-picture shows, by the means of its map.
+does: what varies most in good pictures would hide small defects; the direction of a patch beside its
+distance; finer stages averaged over cells; a smaller network that looks at near patches first, and a shorter
+schedule, for two CPU cores; and which product a picture shows, by the means of its map.
 """
 
 from abc import abstractmethod
