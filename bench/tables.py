@@ -72,13 +72,13 @@ def long_tailed(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
     """Of each set and split: every variant on the classes with many images, on those with few, and on all."""
     rows: dict[tuple[str, ...], list[Any]] = {}
     for record in result["records"]:
-        key = tuple(record[name] for name in ("dataset", "split", "preset", "variant"))
+        key = tuple(record[name] for name in ("dataset", "split", "order", "preset", "variant"))
         rows.setdefault(key, []).append(record)
-    yield ["set", "split", "preset", "", "High", "Low", "Avg", "fit s"]
+    yield ["set", "split", "order", "preset", "", "runs", "High", "Low", "Avg", "fit s"]
     for key, found in sorted(rows.items()):
         groups = [[record[group] for record in found if group in record] for group in ("high", "low")]
         seconds = median(record["fit_seconds"] for record in found)
-        yield [*key, *map(spread, [*groups, found]), f"{seconds:.0f} s"]
+        yield [*key, str(len(found)), *map(spread, [*groups, found]), f"{seconds:.0f} s"]
 
 
 def evidence(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,3 +85,36 @@ def test_the_peak_of_memory_is_not_that_of_the_process_before() -> None:
     script = "from blemish.api import peak_rss_mb\nprint(peak_rss_mb())"
     told = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
     assert 10 < float(told) < held.nbytes / 1e6
+
+
+@pytest.mark.parametrize("method", ["knn", "reb"])
+@pytest.mark.parametrize("disturbed", [0, 4])
+def test_good_pictures_that_are_all_alike(method: str, disturbed: int) -> None:
+    """They score nothing but rounding, which no graph can be held to."""
+    alike = [picture.copy() for picture in pictures(1) * 8]
+    for number, picture in enumerate(alike):
+        picture[number, :disturbed] += np.uint8(1)
+    model = blemish.fit(alike, method=method, **QUICK)
+    bad = alike[0].copy()
+    bad[10:30, 10:30] = (250, 0, 0)
+    assert model.inspect(bad).verdict is blemish.Verdict.REJECT
+
+
+def test_one_picture_cannot_calibrate(tmp_path: Path) -> None:
+    for number, picture in enumerate(pictures(4)):
+        folder = tmp_path / ("validation/good" if not number else "train/good")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_png(folder / f"{number}.png", picture)
+    with pytest.raises(errors.DataError, match="has one usable image to calibrate with: give 2 or more"):
+        blemish.fit(tmp_path, **QUICK)
+
+
+def test_products_of_a_single_image_calibrate_nothing() -> None:
+    samples = blemish.data.read(pictures(3))
+    classes = ["a", "a", "b"]
+    named = [replace(sample, klass=klass) for sample, klass in zip(samples, classes, strict=True)]
+    model = blemish.fit(samples.with_items(named), method="knn", **QUICK)
+    assert len(model.calibration.scores) == 2
+    lone = [replace(sample, klass=sample.name) for sample in samples]
+    with pytest.raises(errors.DataError, match="one usable image of each product"):
+        blemish.fit(samples.with_items(lone), method="knn", **QUICK)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from blemish.api import check_parity
 from blemish.errors import ParityError
+from blemish.model.inspector import Raw
 
 SIDE = 64
 BATCH = np.random.default_rng(0).random((3, 1, SIDE, SIDE), np.float32)
@@ -26,11 +27,11 @@ class Trained(nn.Module):
 def found(*, jumps: bool, score: float = 0.0, heat: float = 0.0, pixels: int = 0) -> dict[str, float]:
     """Of a graph whose scores are off by so much, and so many pixels of each map."""
 
-    def graph(batch: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+    def graph(batch: np.ndarray[Any, Any]) -> Raw:
         scores, maps = (out.numpy() for out in Trained(jumps=jumps)(torch.from_numpy(batch)))
         off = np.zeros(SIDE * SIDE, np.float32)
         off[:pixels] = heat
-        return [scores + np.float32(score), maps + off.reshape(SIDE, SIDE)]
+        return Raw(scores + np.float32(score), maps + off.reshape(SIDE, SIDE), None)
 
     return check_parity(Trained(jumps=jumps), cast(Any, graph), BATCH, [1.0, 1.0])
 

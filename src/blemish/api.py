@@ -22,6 +22,7 @@ from blemish.errors import DataError, MissingExtraError, ParityError, UsageError
 from blemish.images import Image, PixelFormat, resize
 from blemish.model import Inspector
 from blemish.model.archive import Archive
+from blemish.model.calibration import check_budget
 from blemish.model.inspector import Graph
 from blemish.model.products import LEAST_OWN, Calibrations, Good, one_of
 
@@ -37,6 +38,8 @@ JUMPING_PARITY = 1e-2
 cell's score jumps, by as much as it will."""
 JUMPING_SHARE = 0.01
 """Share of the pixels of a map that may be near such jumps."""
+STRANGE_SHARE = 0.1
+"""Share of what noise scores that good pictures are taken to score at least."""
 PARITY_IMAGES = 8
 AHEAD = 16
 
@@ -94,6 +97,9 @@ def fit(
 
     if resume and checkpoint is None:
         raise UsageError("There is no checkpoint to resume from: say which file it is.")
+    check_budget(false_reject)
+    if seed < 0:
+        raise UsageError(f"The seed is {seed}: give a whole number of at least 0.")
     progress, say = progress or quiet, say or silent
     chosen = create(method, preset, options)
     samples = data if isinstance(data, Samples) else datasets.read(data, layout=layout)
@@ -114,6 +120,16 @@ def fit(
         raise DataError(
             f"{samples.name} has {len(train)} usable good image to learn from: at least 2 are needed, "
             "and 100 or more make a good threshold."
+        )
+    if not held and all(len(train.klass(name)) == 1 for name in train.classes):
+        raise DataError(
+            f"{samples.name} has one usable image of each product, and none of them tells how far good ones "
+            "differ: give more of at least one."
+        )
+    if len(held) == 1:
+        raise DataError(
+            f"{samples.name} has one usable image to calibrate with: give 2 or more, or none, and "
+            "some good ones are held out."
         )
     run = Run(
         size=shape,
@@ -224,6 +240,7 @@ def describe(method: "Method", train: Samples, calibrating: Samples, run: "Run")
         "facts": method.facts(),
         "notes": method.notes,
         "remembered": [sample.name for sample in train],
+        "known": sorted({datasets.fingerprint(sample) for sample in (*train, *calibrating)}),
         "versions": {"torch": torch.__version__, "onnxruntime": version("onnxruntime")},
     }
 
@@ -235,10 +252,12 @@ def check_parity(
     in the maps of a scorer that jumps, the largest of all pixels but one in a hundred."""
     import torch
 
+    noise = np.random.default_rng(0).random((1, *batch.shape[1:]), np.float32)
     with torch.no_grad():
         trained = [out.numpy() for out in scorer.cpu().eval()(torch.from_numpy(batch))[:2]]
     shipped = graph(batch)
-    usual = max(float(np.median(np.abs(good))), 1e-12)
+    # Good pictures that are all alike score nothing but rounding: seen from what is no part at all, little.
+    usual = max(float(np.median(np.abs(good))), STRANGE_SHARE * float(np.abs(graph(noise).scores).max()))
     jumps = getattr(scorer, "jumps", False)
     allowed = JUMPING_PARITY if jumps else PARITY
     found = {}
@@ -284,14 +303,18 @@ def calibrate(
                 found = dict(zip(method.outputs, scorer.cpu().eval()(*given), strict=True))
             scores, heat = found.get("class_scores"), found["anomaly_map"][0].numpy()
             shares = None if scores is None else scores[0].numpy()
-            note(sample, float(found["pred_score"]), heat, shares, "leave-one-out")
+            # What ships knows the picture. Where pictures are all alike it may score higher all the same.
+            own = graph(run.pixels([sample]), one_of(train.classes, sample.klass))
+            score = max(float(found["pred_score"]), float(own.scores[0]))
+            note(sample, score, np.maximum(heat, own.maps[0]), shares, "leave-one-out")
     return Calibrations.of(good, false_reject=false_reject)
 
 
 def to_leave_out(method: "Method", train: Samples, held: Samples) -> Samples:
-    """All, where none are held out; else those of products that set none aside, if there are enough."""
+    """Where none are held out all, but the only ones of their product: without them nothing is known of it.
+    Else those of products that set none aside, if there are enough."""
     if not held:
-        return train
+        return train.with_items(sample for sample in train if len(train.klass(sample.klass)) > 1)
     small = {name for name in train.classes if name not in held.classes}
     small = {name for name in small if len(train.klass(name)) >= LEAST_OWN}
     return train.with_items(s for s in train if s.klass in small and method.leaves_out_quickly)

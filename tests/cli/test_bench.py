@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 from blemish.evaluate.evaluation import FIELDS
@@ -49,3 +50,16 @@ def test_a_job_that_fails_is_told(blemish: Blemish, product: Path, tmp_path: Pat
     assert failed["error"].startswith("The backbone resnet18 comes without weights")
     assert done.stderr == "1 of 1 jobs failed; the same command tries them again.\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_other_pictures_under_the_same_name_are_measured_anew(
+    blemish: Blemish, product: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(product, tmp_path / "parts")
+    command = ["bench", "parts", "--methods", "knn", "--size", "64"]
+    blemish(*command)
+    [first] = json.loads((tmp_path / "bench.json").read_text())["records"]
+    next((copy / "test/good").iterdir()).unlink()
+    blemish(*command)
+    [second] = json.loads((tmp_path / "bench.json").read_text())["records"]
+    assert second["n_test"] == first["n_test"] - 1

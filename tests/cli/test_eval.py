@@ -68,3 +68,18 @@ def test_places_are_tried_first(blemish: Blemish, model: Path) -> None:
     for option in ("--json", "--report"):
         told = blemish("eval", model, "nowhere", option, "none/file", code=2).stderr
         assert told.startswith("Error: none/file cannot be written (No such file or directory)")
+
+
+def test_images_that_the_model_was_fitted_on(blemish: Blemish, product: Path, tmp_path: Path) -> None:
+    """Roles move when bad parts are added later: what was learnt from is then no test."""
+    good = tmp_path / "parts/good"
+    shutil.copytree(product / "train/good", good)
+    blemish("fit", "parts", "--method", "knn", "--size", "64", "--out", "m.blemish")
+    shutil.copytree(product / "test/dent", tmp_path / "parts/bad")
+    test = data.read(tmp_path / "parts").role(data.Role.TEST)
+    again = [sample.name for sample in test if not sample.bad]
+    told = blemish("eval", "m.blemish", "parts").stderr
+    assert told.startswith(f"Warning: {len(again)} test images are also learnt from, and so measured as too")
+    assert again[0] in told
+    assert again
+    assert blemish("eval", "m.blemish", product).stderr == ""

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from blemish import load
+from blemish.cli._places import whole_file
 from blemish.images import read
 from tests.cli.conftest import Blemish
 
@@ -129,3 +130,27 @@ def test_a_full_disk_leaves_no_half_results(
     told = blemish("inspect", model, product / "test", "--out", "out", code=2, preexec_fn=limit).stderr
     assert re.match(r"Error: out/results.jsonl could not be written \(File too large\): make room", told)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_picture_without_a_score_costs_no_other(blemish: Blemish, tmp_path: Path) -> None:
+    (tmp_path / "good").mkdir()
+    (tmp_path / "new").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        np.save(tmp_path / f"good/{number}.npy", rng.random((32, 32, 3), np.float32))
+    blemish("fit", "good", "--method", "knn", "--size", "32", "--out", "m.blemish")
+    np.save(tmp_path / "new/a.npy", np.full((32, 32, 3), 3e38, np.float32))
+    np.save(tmp_path / "new/b.npy", rng.random((32, 32, 3), np.float32))
+    done = blemish("inspect", "m.blemish", "new", code=3)
+    first, second = map(json.loads, done.stdout.splitlines())
+    assert "could not be scored" in first["error"]
+    assert second["verdict"]
+
+
+def test_two_runs_into_one_folder_do_not_mix(tmp_path: Path) -> None:
+    place = tmp_path / "results.jsonl"
+    with whole_file(place) as first, whole_file(place) as second:
+        first.write("first\n")
+        second.write("second\n" * 3)
+    assert place.read_text() == "first\n"  # the one that ended last
+    assert [path.name for path in tmp_path.iterdir()] == ["results.jsonl"]

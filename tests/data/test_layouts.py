@@ -209,7 +209,7 @@ def test_masks_that_fit_no_picture(tmp_path: Path) -> None:
     root = mvtec(tmp_path)
     (root / "ground_truth/cut/000_mask.png").rename(root / "ground_truth/cut/000_truth.png")
     with pytest.raises(
-        MaskError, match=r"None of 1 masks fits a picture.*cut/000_mask\.png for test/cut/000\.png"
+        MaskError, match=r"1 of 1 masks fit no picture.*cut/000_mask\.png for test/cut/000\.png"
     ):
         read(root)
 

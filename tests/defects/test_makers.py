@@ -197,3 +197,15 @@ def test_faint_defects_are_single_weak_and_never_trained_on(source: Source) -> N
     assert 0.14 < min(shares) < 0.3
     assert 0.55 < max(shares) < 0.71
     assert FAINT > 10**9  # turns of all pictures: no training comes this far
+
+
+@pytest.mark.parametrize("part", [np.s_[:, :20], np.s_[:16], np.s_[:40, :40], np.s_[4:124, 2:15]])
+@pytest.mark.parametrize("name", ["dm6", "cut3", "noise3"])
+def test_parts_at_the_border_get_defects_of_every_kind(name: str, part: tuple[slice, ...]) -> None:
+    images = np.full((2, 128, 128, 3), 60, np.uint8)
+    foreground = np.zeros((2, 128, 128), bool)
+    for image, mask in zip(images, foreground, strict=True):
+        image[part], mask[part] = 200, True
+    for index in range(60):
+        draw = make(name, Source(images, foreground), index, seed=0, epoch=0, augment=index % 2 == 0)
+        assert draw.masks[1:].any((1, 2)).all()

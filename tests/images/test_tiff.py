@@ -27,6 +27,7 @@ def tiff(
     photometric: int = 1,
     alpha: int = 0,
     big: bool = False,
+    orientation: int = 1,
 ) -> bytes:
     """`image` (H, W, C) as a TIFF file, with its directory in front of its pixels."""
     height, width, channels = image.shape
@@ -42,6 +43,7 @@ def tiff(
         259: ("H", [8 if deflate else 1]),
         262: ("H", [photometric]),
         273: ("I", [0] * len(strips)),
+        274: ("H", [orientation]),
         277: ("H", [channels]),
         278: ("I", [rows]),
         279: ("I", [len(strip) for strip in strips]),
@@ -50,7 +52,7 @@ def tiff(
         338: ("H", [alpha] * max(1, channels - (3 if photometric == 2 else 1))),
         339: ("H", [3 if image.dtype.kind == "f" else 1] * channels),
     }
-    if channels == 1:
+    if channels == (3 if photometric == 2 else 1):
         del tags[338]
     word, count, start = ("Q", "Q", 16) if big else ("I", "H", 8)
     inline = struct.calcsize("<" + word)
@@ -190,3 +192,25 @@ def test_other_pages_are_refused(tmp_path: Path, shapes: list[tuple[int, ...]]) 
     path = multi_page(tmp_path / "pages.tif", [np.ones(shape, np.uint8) for shape in shapes])
     with pytest.raises(ImageError, match=r"pages\.tif has 2 pages"):
         read(path)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_colours_in_planes_of_their_own(tmp_path: Path, dtype: str, channels: int) -> None:
+    image = picture(dtype, channels)
+    data = tiff(image, photometric=2, planar=2)
+    for _ in range(3):  # memory that nothing was written to would differ
+        np.testing.assert_array_equal(decoded(tmp_path / "planes.tif", data), image)
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 6, 8])
+@pytest.mark.parametrize(("channels", "photometric"), [(1, 1), (3, 2)])
+def test_nothing_is_turned(tmp_path: Path, orientation: int, channels: int, photometric: int) -> None:
+    image = picture("uint8", channels)
+    data = tiff(image, photometric=photometric, orientation=orientation)
+    np.testing.assert_array_equal(decoded(tmp_path / "turned.tif", data), image)
+
+
+def test_four_inks_are_four_channels(tmp_path: Path) -> None:
+    image = picture("uint8", 4)
+    np.testing.assert_array_equal(decoded(tmp_path / "inks.tif", tiff(image, photometric=5)), image)

@@ -66,6 +66,8 @@ def test_presets_and_variants() -> None:
     paper = create("ear", "paper").config
     assert (paper.width, paper.smooth, paper.batch, paper.levelled) == (64, 0.0, 16, False)
     assert paper.offs == (2,)
+    for options in ({"variant": "mosaic"}, {"hide": "riad"}, {"hide": "nothing"}):
+        assert create("ear", "paper", options).config.offs == (0,)
 
 
 def test_one_update_changes_all_of_the_unet_and_nothing_of_the_attention() -> None:

@@ -2,8 +2,12 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+
+import blemish
+from tests.methods.product import fit, marked, pictures
 
 from tests.methods.test_ltad import COUNTS, LEARNED, QUICK, changed, fitted, ready, state
 from tests.methods.test_uniad import products
@@ -13,7 +17,7 @@ def test_few_images_of_several_products(small: dict[str, str]) -> None:
     samples = products({"a": 5, "b": 1, "c": 3})
     model = fitted(QUICK, samples, **small)
     assert model.calibration.how == "leave-one-out"
-    assert len(model.calibration.scores) == 9
+    assert len(model.calibration.scores) == 8, "without its only image nothing is known of b"
     assert model.inspect(samples[5].read(), klass="b").klass == "b"
 
 
@@ -52,3 +56,19 @@ def test_a_picture_left_out_leaves_the_model_as_it_is(small: dict[str, str]) -> 
     called = torch.eye(3)[:1].expand(len(photo), -1)
     for each in without:  # other products are judged as ever
         torch.testing.assert_close(each(photo, called)[0], method.shipped(photo, called)[0])
+
+
+@pytest.mark.parametrize("method", ["reb", "ltad"])
+def test_pictures_that_are_all_alike_are_accepted(method: str, small: dict[str, str]) -> None:
+    [picture] = pictures(1)
+    options = {} if method == "reb" else {"score_of": "sad", "name_updates": 1}
+    model = fit([picture] * 6, method=method, options=options, **small)
+    assert model.inspect(picture).verdict is blemish.Verdict.ACCEPT
+    assert model.inspect(marked(picture)).verdict is blemish.Verdict.REJECT
+
+
+def test_two_pictures_are_enough_for_a_head(small: dict[str, str]) -> None:
+    for count in (2, 3):
+        options = {"updates": 1, "check_every": 0}
+        model = fit(pictures(count), method="fractalad", options=options, **small)
+        assert np.isfinite(model.inspect(pictures(1)[0]).score)

@@ -97,3 +97,16 @@ def test_methods_that_do_not_tell_products_apart_take_the_word_for_it(products: 
     given = model.inspect(sample.read(), klass="weave")
     assert (given.klass, given.class_confidence) == ("weave", None)
     assert given.threshold == model.calibrations.own["weave"].threshold
+
+
+def test_rates_are_those_of_the_verdicts_though_nobody_says_which_product_it_is(
+    products: Samples, model: blemish.Inspector
+) -> None:
+    weave = products.klass("weave")
+    unnamed = weave.with_items(replace(sample, klass="") for sample in weave)
+    [measured] = evaluate(model, unnamed).classes
+    assert {one.threshold for one in measured.tested} == {model.calibrations.own["weave"].threshold}
+    bad, good = ([one for one in measured.tested if one.bad is is_bad] for is_bad in (True, False))
+    missed = np.mean([one.verdict is not Verdict.REJECT for one in bad])
+    rejected = np.mean([one.verdict is Verdict.REJECT for one in good])
+    assert (measured.record["miss_rate"], measured.record["false_reject_rate"]) == (missed, rejected)

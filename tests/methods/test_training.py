@@ -249,6 +249,7 @@ def test_dense_networks_train_in_half_precision_on_cpus_that_have_it(
     assert precision_of(CPU, dense) == ("bf16-mixed" if has else "32-true")
     assert precision_of(CPU, Fitting()) == "32-true"
     assert precision_of(replace(CPU, precision="fp32"), dense) == "32-true"
+    assert precision_of(replace(CPU, preset="paper"), dense) == "32-true"
 
 
 def test_a_cpu_with_a_number_is_the_cpu() -> None:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from blemish.errors import ImageError, ModelFileError, PixelFormatError
+from blemish.errors import DataError, ImageError, ModelFileError, PixelFormatError
 from blemish.model import Inspector, Verdict
 from blemish.model.archive import Archive
 from tests.model import toy
@@ -160,9 +160,7 @@ def test_pictures_without_a_value(model: Inspector, tmp_path: Path) -> None:
     floats = toy.inspector(channels=1, dtype="float32")
     with pytest.raises(ImageError, match="holds NaN or infinite values"):
         floats.inspect(np.full((9, 9), np.nan))
-    with pytest.raises(
-        ModelFileError, match=r"^picture could not be scored: toy\.blemish answers NaN or inf"
-    ):
+    with pytest.raises(DataError, match=r"^picture could not be scored: toy\.blemish answers NaN or inf"):
         toy.inspector(channels=1, dtype="float32", map_scale=9.0).inspect(np.full((24, 32), 3e38))
     with pytest.raises(ImageError, match=r"none\.png does not exist"):
         model.inspect(tmp_path / "none.png")
@@ -171,7 +169,7 @@ def test_pictures_without_a_value(model: Inspector, tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["map_scale", "score_scale"])
 @pytest.mark.parametrize("scale", [np.nan, np.inf, -np.inf])
 def test_broken_model_never_accepts(what: str, scale: float) -> None:
-    with pytest.raises(ModelFileError, match=r"^new\.png could not be scored: .*or fit the model anew\.$"):
+    with pytest.raises(DataError, match=r"^new\.png could not be scored: .*or fit the model anew\.$"):
         toy.inspector(**{what: scale}).inspect(GOOD, name="new.png")
 
 

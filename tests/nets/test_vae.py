@@ -189,6 +189,15 @@ def test_maps_unlike_every_real_one_are_drawn_again() -> None:
     assert (found >= alike - 1e-6).all(), "the best of several tries is kept"
 
 
+def test_what_makes_maps_stays_where_it_is() -> None:
+    """The network goes to the device that learns; maps are made beside it."""
+    vae = ConditionalVAE(4, (3, 3), 2, width=8, latent=3)
+    maps = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    synthesis = Synthesis.of(vae, torch.eye(2), [(maps, torch.tensor([0, 0, 0, 1, 1, 1]))], [3, 3])
+    vae.to("meta")
+    assert synthesis.draw(torch.tensor([0, 1]), torch.Generator().manual_seed(0)).isfinite().all()
+
+
 def test_one_seed_one_map() -> None:
     made, classes = synthesis(), torch.tensor([2, 0, 1, 2])
     first = made.draw(classes, seeded(4))

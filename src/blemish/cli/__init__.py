@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -35,6 +36,8 @@ OURS, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
 def main() -> NoReturn:
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
+    nowhere = Path(os.devnull).open("w")  # noqa: SIM115  (for those that were closed, as long as we run)
+    sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file name that is no Unicode must not stop the work
             stream.reconfigure(errors="backslashreplace")

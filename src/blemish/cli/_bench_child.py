@@ -19,6 +19,8 @@ __all__ = ["FitJob", "command_of"]
 class FitJob(Job):
     weights: str | None = None
     layout: str | None = None
+    content: str = ""
+    """Of data and weights: what was measured of other pictures under the same name is not taken over."""
 
 
 def command_of(job: Job) -> Sequence[str]:

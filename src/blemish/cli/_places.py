@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+from uuid import uuid4
 
 from blemish.errors import OutputError
 
@@ -41,9 +42,9 @@ def make_folder(path: Path, option: str = "--out") -> None:
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[str]]:
     """A text file that appears under its name when all of it is written, or never."""
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{uuid4().hex}.part")  # of this run alone: another may write there, too
     try:
-        with part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with part.open("x", encoding="utf-8", errors="surrogateescape", newline="") as file:
             yield file
         part.replace(path)
     except OSError as error:

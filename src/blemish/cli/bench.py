@@ -2,6 +2,8 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from hashlib import blake2b
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -83,10 +85,12 @@ def bench(
             weights=None if weights is None else str(weights),
             size=size,
             layout=layout,
+            content=content,
             options=options,
         )
         for source in sources
-        for klass in ([None] if together else classes(source, layout))
+        for klasses, content in [looked_at(source, layout, weights)]
+        for klass in ([None] if together else klasses)
         for method, preset, options in fits
         for seed in numbers
     ]
@@ -123,7 +127,13 @@ def concerns(item: str, method: str) -> bool:
     return owner in ("", method)
 
 
-def classes(source: str, layout: str | None) -> Sequence[str]:
+def looked_at(source: str, layout: str | None, weights: Path | None) -> tuple[Sequence[str], str]:
+    """The classes of DATA, and a digest of all that is learnt from and measured on."""
     samples = data.read(source, layout=layout)
     warn_of_duplicates(samples)
-    return samples.classes
+    seen = blake2b(b"" if weights is None else weights.read_bytes(), digest_size=8)
+    for sample in sorted(samples, key=attrgetter("name")):
+        mask = "" if sample.mask is None else blake2b(sample.mask.read_bytes()).hexdigest()
+        told = sample.name, sample.role, sample.klass, sample.kind, sample.bad, data.fingerprint(sample), mask
+        seen.update(repr(told).encode(errors="surrogateescape"))
+    return samples.classes, seen.hexdigest()

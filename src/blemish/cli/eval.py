@@ -6,7 +6,8 @@ import typer
 from blemish import data
 from blemish.cli._places import check_file
 from blemish.cli._terminal import JsonFile, describe, table, watching, write_json
-from blemish.cli.fit import warn_of_duplicates
+from blemish.cli.fit import warn_of_learnt
+from blemish.data import Role
 from blemish.evaluate import GROUPS, Evaluation, evaluate, write_report
 from blemish.model import Inspector
 
@@ -50,7 +51,9 @@ def eval(  # noqa: A001  (the verb)
     if klass is not None:
         samples = samples.only(klass)
     data.check_masks(samples)
-    warn_of_duplicates(samples)
+    known = set(model.manifest.get("known", ()))
+    test = samples.role(Role.TEST)
+    warn_of_learnt([sample.name for sample in test if data.fingerprint(sample) in known])
     with watching() as watch:
         evaluation = evaluate(model, samples, progress=watch.progress)
     write_json(json_file, evaluation.to_json())

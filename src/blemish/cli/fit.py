@@ -13,7 +13,8 @@ from blemish.cli._places import check_file, make_folder
 from blemish.cli._terminal import JsonFile, describe, warn, watching, write_json
 from blemish.data import Role, Samples
 from blemish.errors import MissingExtraError, OutputError, UsageError
-from blemish.model import Calibration, Inspector
+from blemish.model import Inspector
+from blemish.model.calibration import check_budget
 
 SUFFIX = ".blemish"
 SHOWN = 5
@@ -144,7 +145,7 @@ def fit(
     others such a product is judged by the threshold of all, unless it is learned alone, with --class.
     """
     begin = time.perf_counter()
-    Calibration.of((0, 1), (0, 1), false_reject=false_reject)  # refuses a budget before the work, not after
+    check_budget(false_reject)  # before the work, not after
     shape = parse_size(size)
     if out is not None:
         check_model_file(out)
@@ -191,7 +192,8 @@ def fit(
     model.save(out)
     checkpoint.unlink(missing_ok=True)
     seconds = time.perf_counter() - begin
-    skipped = sum(sample.role is not Role.TEST for sample in samples) - used(model)
+    offered = samples if few_shot is None else data.few_shot(samples, few_shot)
+    skipped = sum(sample.role is not Role.TEST for sample in offered) - used(model)
     write_json(json_file, {"file": str(out), "seconds": seconds, "skipped": skipped, **api.load(out).info()})
     if json_file == Path("-"):
         return
@@ -212,10 +214,13 @@ def check_model_file(path: Path) -> None:
 
 
 def warn_of_duplicates(samples: Samples) -> None:
-    pairs = data.duplicates(samples)
-    if not pairs:
+    warn_of_learnt([f"{known.name} = {test.name}" for known, test in data.duplicates(samples)])
+
+
+def warn_of_learnt(test: Sequence[str]) -> None:
+    if not test:
         return
-    lines = [f"  {known.name} = {test.name}" for known, test in pairs[:SHOWN]]
-    lines += [f"  and {len(pairs) - SHOWN} more"] if len(pairs) > SHOWN else []
-    noun = "image is" if len(pairs) == 1 else "images are"
-    warn("\n".join([f"{len(pairs)} test {noun} also learnt from, and so measured as too good:", *lines]))
+    lines = [f"  {name}" for name in test[:SHOWN]]
+    lines += [f"  and {len(test) - SHOWN} more"] if len(test) > SHOWN else []
+    noun = "image is" if len(test) == 1 else "images are"
+    warn("\n".join([f"{len(test)} test {noun} also learnt from, and so measured as too good:", *lines]))

@@ -1,7 +1,7 @@
 """What is in a folder: one small function a layout, which returns None for data arranged otherwise."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,12 +43,15 @@ def _masks(folder: Path) -> dict[str, Path]:
     return {stem(name).removesuffix("_mask"): folder / name for name in pictures(folder)}
 
 
-def _check_some_mask_fits(masks: dict[str, Path], samples: Iterable[Sample]) -> None:
-    bad = [sample for sample in samples if sample.bad]
-    if masks and bad and not any(sample.mask for sample in bad):
+def _check_masks_fit(masks: dict[str, Path], samples: Sequence[Sample]) -> None:
+    """A mask that is named wrongly would silently leave its picture out of all that is said of maps."""
+    used = {sample.mask for sample in samples}
+    unused = [mask for mask in masks.values() if mask not in used]
+    unmarked = next((sample for sample in samples if sample.bad and sample.mask is None), None)
+    if unused and unmarked is not None:
         raise MaskError(
-            f"None of {len(masks)} masks fits a picture, such as {next(iter(masks.values()))}: name them "
-            f"after their pictures, as {bad[0].kind}/{Path(bad[0].name).stem}_mask.png for {bad[0].name}."
+            f"{len(unused)} of {len(masks)} masks fit no picture, such as {unused[0]}: name them after their "
+            f"pictures, as {unmarked.kind}/{Path(unmarked.name).stem}_mask.png for {unmarked.name}."
         )
 
 
@@ -69,7 +72,7 @@ def mvtec(root: Path) -> list[Sample] | None:
         for kind in subfolders(root / "test")
         for name in pictures(root / "test" / kind)
     ]
-    _check_some_mask_fits(masks, samples)
+    _check_masks_fit(masks, samples)
     return samples
 
 
@@ -104,7 +107,7 @@ def good_bad(root: Path) -> list[Sample] | None:
         for folder in bad_folders
         for name in pictures(root / folder)
     ]
-    _check_some_mask_fits(masks, bad)
+    _check_masks_fit(masks, [*good, *bad])
     # evaluation needs good images that were not trained on
     count = max(1, round(GOOD_FOR_TEST * len(good))) if bad and len(good) >= 4 else 0
     for_test = draw(good, count, "test")

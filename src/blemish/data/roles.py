@@ -8,7 +8,7 @@ from blemish import images
 from blemish.data.samples import Role, Sample, Samples
 from blemish.errors import DataError, LayoutError, UsageError
 
-__all__ = ["check_masks", "draw", "duplicates", "few_shot", "hold_out"]
+__all__ = ["check_masks", "draw", "duplicates", "few_shot", "fingerprint", "hold_out"]
 
 LEAVE_ONE_OUT_BELOW = 25
 """With fewer good images each is worth more in training, and the caller calibrates by leaving one out."""
@@ -81,6 +81,12 @@ def duplicates(samples: Samples) -> list[tuple[Sample, Sample]]:
 def _digest(sample: Sample) -> bytes:
     assert sample.path is not None
     return blake2b(sample.path.read_bytes()).digest()
+
+
+def fingerprint(sample: Sample) -> str:
+    """Of the picture's file, or else of its pixels: short, for a model file has one for each good image."""
+    held = sample.path.read_bytes() if sample.path is not None else sample.read().tobytes()
+    return blake2b(held, digest_size=8).hexdigest()
 
 
 def check_masks(samples: Samples) -> None:

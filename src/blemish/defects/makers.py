@@ -1,12 +1,13 @@
 """DefectMaker of REB (arXiv 2308.12577): the kinds of defects, how one draw paints them all, and all makers.
 
 Ours, where `compat` brings the original back: eight uniform moves (its list doubles two and misses one), grey
-noise on grey products, and a centre that stays on the foreground when a box is shifted inside the picture.
+noise on grey products, and a centre that stays on the foreground when a box is shifted inside the picture,
+as long as any place allows that.
 Ours throughout: lengths grow with the picture, blending is in float32 with rounding instead of float16 with
 truncation, shapes of a few pixels are drawn again, and `draem2` takes its textures from the good pictures.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from blemish.defects.augment import Mask, Pixels, jitter
 from blemish.defects.fills import Fill, cut, noise, texture
 from blemish.defects.fractalmaker import FractalMaker
-from blemish.defects.paste import Draw, blend, place, weigh
+from blemish.defects.paste import Draw, Weights, blend, place, weigh
 from blemish.defects.shapes import Shape, blob, clump, perlin, rectangle, scale_of, scar, strip
 from blemish.defects.source import Scene, Source
 from blemish.errors import DataError, UsageError
@@ -155,21 +156,33 @@ def _paint(defect: Defect, rng: Generator, scene: Scene, view: Pixels, mask: Mas
     source = scene.source
     scale = scale_of(*source.size)
     kernel = 2 * round((defect.kernel * scale - 1) / 2) + 1
+    unplaced: Weights | None = None
+
+    def lay(weights: Weights, top: int, left: int) -> None:
+        height, width = weights.shape
+        fill = defect.fill(rng, scene, height, width)
+        fill = jitter(fill, rng, grey=source.grey and not scene.compat)
+        box = slice(top, top + height), slice(left, left + width)
+        blend(view[box], fill, weights * np.float32(rng.uniform(*defect.opacity)))
+        mask[box] = weights > 0
+
     for _ in range(ATTEMPTS):
         weights = weigh(defect.shape(rng, *source.size), kernel if rng.random() < 0.5 else 1)
         height, width = weights.shape
         if height > source.size[0] or width > source.size[1]:  # a scar lying across a very oblong picture
             continue
         corner = place(rng, scene, height, width, anywhere=defect.anywhere)
-        if corner is None or np.count_nonzero(weights) < max(LEAST_PIXELS * scale**2, 4):
+        if np.count_nonzero(weights) < max(LEAST_PIXELS * scale**2, 4):
             continue
-        fill = defect.fill(rng, scene, height, width)
-        fill = jitter(fill, rng, grey=source.grey and not scene.compat)
-        box = slice(corner[0], corner[0] + height), slice(corner[1], corner[1] + width)
-        blend(view[box], fill, weights * np.float32(rng.uniform(*defect.opacity)))
-        mask[box] = weights > 0
-        return
-    raise DataError(
-        f"Picture {scene.index} got no {defect.label} defect in {ATTEMPTS} attempts: give larger pictures, "
-        "or a foreground that lies less close to the border."
-    )
+        if corner is not None:
+            lay(weights, *corner)
+            return
+        unplaced = weights
+    if unplaced is None:
+        raise DataError(
+            f"Picture {scene.index} got no {defect.label} defect in {ATTEMPTS} attempts: give larger ones."
+        )
+    # A part at the border leaves such a box no place about any of its pixels: then it lies beside one.
+    corner = place(rng, replace(scene, compat=True), *unplaced.shape)
+    assert corner is not None
+    lay(unplaced, *corner)

@@ -42,6 +42,7 @@ __all__ = [
     "Record",
     "Tested",
     "evaluate",
+    "given_class",
     "mean_record",
 ]
 
@@ -84,6 +85,8 @@ class Tested:
     bad: bool
     score: float
     verdict: Verdict
+    threshold: float
+    review_threshold: float
     p_value: float
     nearest: str | None
     ms: float
@@ -196,7 +199,7 @@ class _Maps:
 def _evaluate_class(model: Inspector, test: Samples, klass: str, progress: Progress) -> ClassEvaluation:
     samples = test.klass(klass)
     marked = any(sample.bad and sample.mask for sample in samples)
-    given = klass if klass and len(model.classes) > 1 else None  # the folder says which product it is
+    given = given_class(model, klass)
     tested, unmarked = [], 0
     with tempfile.TemporaryFile() as file:
         maps = _Maps(file)
@@ -212,6 +215,8 @@ def _evaluate_class(model: Inspector, test: Samples, klass: str, progress: Progr
                     bad=sample.bad,
                     score=result.score,
                     verdict=result.verdict,
+                    threshold=result.threshold,
+                    review_threshold=result.review_threshold,
                     p_value=result.p_value,
                     nearest=result.nearest,
                     ms=ms,
@@ -234,6 +239,11 @@ def _evaluate_class(model: Inspector, test: Samples, klass: str, progress: Progr
     )
 
 
+def given_class(model: Inspector, klass: str) -> str | None:
+    """What a model of several products is told: a folder of products says which one it is."""
+    return klass if klass and len(model.classes) > 1 else None
+
+
 def _mask(sample: Sample, shape: tuple[int, ...], size: tuple[int, ...]) -> NDArray[np.bool_] | None:
     """At the size of the map. An empty mask of a bad picture says as little as none."""
     height, width = size
@@ -253,7 +263,8 @@ def _record(
     pixels: PixelMetrics,
 ) -> Record:
     scores, bad = [one.score for one in tested], [one.bad for one in tested]
-    false_reject, miss = rates(scores, bad, model.calibrations.for_class(klass).threshold)
+    # Each picture's own: of products that DATA does not name the model finds out which one it shows.
+    false_reject, miss = rates(scores, bad, [one.threshold for one in tested])
     p50, p95, p99 = np.percentile([one.ms for one in tested], (50, 95, 99)).tolist()
     known = {
         **model.manifest,

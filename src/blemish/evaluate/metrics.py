@@ -134,10 +134,12 @@ def pro_curve(pairs: Pairs, limit: float = 0.3, points: int = 200) -> Curve:
     return fpr, np.interp(fpr, *ranking.curve())
 
 
-def rates(scores: ArrayLike, bad: ArrayLike, threshold: float) -> tuple[float | None, float | None]:
-    """False-reject and miss rates when scores from `threshold` up are rejected; None for an absent class."""
+def rates(scores: ArrayLike, bad: ArrayLike, threshold: ArrayLike) -> tuple[float | None, float | None]:
+    """False-reject and miss rates when scores from `threshold` up, one for all or one for each, are rejected;
+    None for an absent class."""
     scores, bad = _labelled(scores, bad)
-    rejected = scores >= np.float64(threshold)  # a Python float would be rounded to the scores' dtype first
+    # A Python float would be rounded to the scores' dtype first.
+    rejected = scores >= np.asarray(threshold, np.float64)
     false_reject = float(rejected[~bad].mean()) if not bad.all() else None
     miss = float((~rejected[bad]).mean()) if bad.any() else None
     return false_reject, miss

@@ -14,10 +14,17 @@ from numpy.typing import NDArray
 from blemish import images
 from blemish.data import Sample, Samples
 from blemish.errors import MissingExtraError
-from blemish.evaluate.evaluation import GROUPS, ClassEvaluation, Evaluation, Record, Tested
+from blemish.evaluate.evaluation import (
+    GROUPS,
+    ClassEvaluation,
+    Evaluation,
+    Record,
+    Tested,
+    given_class,
+)
 from blemish.evaluate.metrics import Curve, image_metrics
 from blemish.evaluate.writing import write_text
-from blemish.model import Calibration, Inspector, Verdict
+from blemish.model import Inspector, Verdict
 
 __all__ = ["write_report"]
 
@@ -82,8 +89,8 @@ class Histogram(NamedTuple):
     x: Axis
     y: Axis
     bars: list[Bar]
-    threshold: float
-    review_threshold: float
+    limits: list[tuple[float, float]]
+    """From where on pictures are reviewed and rejected: of each product that the model took them for."""
 
 
 class Line(NamedTuple):
@@ -135,7 +142,7 @@ def _section(klass: ClassEvaluation, model: Inspector, by_name: dict[str, Sample
         record=record,
         unmarked=klass.unmarked,
         kinds=_kinds(klass.tested),
-        histogram=_histogram(klass.tested, model.calibrations.for_class(klass.name)),
+        histogram=_histogram(klass.tested),
         roc=_line(klass.roc, ("good parts rejected", "bad parts rejected"), 1.0, working_point),
         pro=_line(klass.pro, ("good pixels above threshold", "mean share of each defect found"), 0.3),
         galleries=_galleries(klass.tested, model, by_name, shown),
@@ -160,12 +167,12 @@ def _kinds(tested: Sequence[Tested]) -> list[Kind]:
     return kinds
 
 
-def _histogram(tested: Sequence[Tested], calibration: Calibration) -> Histogram:
+def _histogram(tested: Sequence[Tested]) -> Histogram:
     """Good parts upwards and bad ones downwards, so that neither hides the other; counts on a log scale."""
-    threshold, review = calibration.threshold, calibration.review_threshold
+    limits = sorted({(one.review_threshold, one.threshold) for one in tested})
     scores = np.array([one.score for one in tested])
-    span = [*scores.tolist(), threshold, review]
-    margin = 0.02 * (max(span) - min(span)) or abs(threshold) or 1.0
+    span = [*scores.tolist(), *(limit for pair in limits for limit in pair)]
+    margin = 0.02 * (max(span) - min(span)) or abs(span[-1]) or 1.0
     low, high = min(span) - margin, max(span) + margin
     bad = np.array([one.bad for one in tested])
     good_counts, edges = np.histogram(scores[~bad], BINS, (low, high))
@@ -184,7 +191,7 @@ def _histogram(tested: Sequence[Tested], calibration: Calibration) -> Histogram:
                 told = f"{count} {'bad' if is_bad else 'good'}, {_number(left)} to {_number(right)}"
                 width = max(round(x.at(right) - x.at(left) - 1, 1), 1)
                 bars.append(Bar(x.at(left), min(tip, zero), width, round(abs(tip - zero), 1), is_bad, told))
-    return Histogram(x, y, bars, threshold, review)
+    return Histogram(x, y, bars, limits)
 
 
 def _height(count: float) -> float:
@@ -245,12 +252,13 @@ def _picture(tested: Tested, model: Inspector, sample: Sample) -> Picture:
     mask = sample.read_mask(image.shape[:2])
     scale = EDGE / max(image.shape[:2])
     size = max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))
+    result = model.inspect(image, name=sample.name, klass=given_class(model, sample.klass))
     shown = images.resize(image, size)  # first, so that outlines and text are sharp at the size shown
     return Picture(
         tested=tested,
         size=size,
         original=_data_uri(images.to_rgb8(shown, model.format)),
-        overlay=_data_uri(model.overlay(shown, model.inspect(image, name=sample.name), mask=mask)),
+        overlay=_data_uri(model.overlay(shown, result, mask=mask)),
     )
 
 

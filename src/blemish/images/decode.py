@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from blemish.errors import ImageError, MaskError
 from blemish.images.resizing import Image
-from blemish.images.tiff import decode_as_stored
+from blemish.images.tiff import decode_as_stored, unturned
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".npy"})
 
@@ -65,7 +65,7 @@ def read_mask(path: Path, shape: tuple[int, int] | None = None) -> NDArray[np.bo
             f"The mask {path} is {image.shape[1]}×{image.shape[0]} pixels, but its picture is "
             f"{shape[1]}×{shape[0]}: give a mask of the same size."
         )
-    colours = image[..., :3] if image.shape[2] == 4 else image
+    colours = image[..., :-1] if image.shape[2] in (2, 4) else image
     return np.asarray(colours.any(axis=2))
 
 
@@ -128,6 +128,7 @@ def _jpeg(data: bytes, name: str) -> Image:
 
 
 def _tiff(data: bytes, name: str) -> Image:
+    data = unturned(data)
     stored = decode_as_stored(data, name)
     return _opencv(data, name) if stored is None else as_image(stored, name)
 

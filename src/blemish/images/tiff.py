@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from blemish.errors import ImageError
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
-_STRIPS, _SAMPLES, _ROWS, _STRIP_BYTES, _PLANAR, _PREDICTOR = 273, 277, 278, 279, 284, 317
+_ORIENTATION, _STRIPS, _SAMPLES, _ROWS, _STRIP_BYTES, _PLANAR, _PREDICTOR = 274, 273, 277, 278, 279, 284, 317
 _KIND, _TILES, _TILE_BYTES, _EXTRA, _SAMPLE_FORMAT = 254, 324, 325, 338, 339
 _DEFAULTS = {_COMPRESSION: 1, _SAMPLES: 1, _PLANAR: 1, _PREDICTOR: 1, _SAMPLE_FORMAT: 1, _ROWS: 2**32 - 1}
 _USED = {*_DEFAULTS, _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _STRIPS, _STRIP_BYTES}
 _USED |= {_KIND, _TILES, _TILE_BYTES, _EXTRA}
 _INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
-_COLOUR = {2, 3, 5, 6}  # RGB, palette, CMYK, YCbCr
+_SHORT = 3
+_COLOUR = {2, 3, 6}  # RGB, palette, YCbCr
 _UNASSOCIATED_ALPHA = 2
 _THUMBNAIL_OR_MASK = 1 | 4
 
@@ -31,6 +32,8 @@ _THUMBNAIL_OR_MASK = 1 | 4
 @dataclass(frozen=True, slots=True)
 class _Page:
     tags: dict[int, tuple[int, ...]]
+    orientation_at: int | None = None
+    """Where in the file it stands."""
 
     def __getitem__(self, tag: int) -> int:
         return self.tags[tag][0] if tag in self.tags else _DEFAULTS.get(tag, 0)
@@ -45,12 +48,23 @@ class _Page:
     def opencv_reads_it_unaltered(self) -> bool:
         channels = self[_SAMPLES]
         in_colour = self[_PHOTOMETRIC] in _COLOUR and channels <= 4 and self[_EXTRA] != _UNASSOCIATED_ALPHA
-        return channels == 1 or in_colour
+        together = self[_PLANAR] == 1  # of separate planes OpenCV reads memory that nothing was written to
+        return channels == 1 or (in_colour and together)
+
+
+def unturned(data: bytes) -> bytes:
+    """Without the order to turn or to mirror what is stored, which OpenCV would obey."""
+    order = _order(data)
+    turned = [at for page in _pages(data, order) if (at := page.orientation_at) is not None]
+    plain = bytearray(data)
+    for at in turned:
+        struct.pack_into(order + "H", plain, at, 1)
+    return bytes(plain) if turned else data
 
 
 def decode_as_stored(data: bytes, name: str) -> NDArray[np.generic] | None:
     """(H, W, C) in stored order, or None for a single page that OpenCV reads unaltered."""
-    order = "<" if data[:2] == b"II" else ">"
+    order = _order(data)
     stored = _pages(data, order)
     pages = [page for page in stored if not page[_KIND] & _THUMBNAIL_OR_MASK]
     if not pages or not all(page.is_whole(len(data)) for page in pages):
@@ -62,6 +76,10 @@ def decode_as_stored(data: bytes, name: str) -> NDArray[np.generic] | None:
     return _channels(data, order, pages[0], name)
 
 
+def _order(data: bytes) -> str:
+    return "<" if data[:2] == b"II" else ">"
+
+
 def _pages(data: bytes, order: str) -> list[_Page]:
     big = struct.unpack_from(order + "H", data, 2) == (43,)
     word, count, entry = (order + "Q", order + "Q", 20) if big else (order + "I", order + "H", 12)
@@ -71,16 +89,18 @@ def _pages(data: bytes, order: str) -> list[_Page]:
         visited.add(at)
         entries = struct.unpack_from(count, data, at)[0]
         at += struct.calcsize(count)
-        tags = {}
+        tags, orientation_at = {}, None
         for entry_at in range(at, at + entries * entry, entry):
             tag, kind, length = struct.unpack_from(order + "HH" + word[1], data, entry_at)
+            if tag == _ORIENTATION and kind == _SHORT:
+                orientation_at = entry_at + 4 + struct.calcsize(word)
             if tag in _USED and kind in _INTEGERS:
                 values = f"{order}{length}{_INTEGERS[kind]}"
                 values_at = entry_at + 4 + struct.calcsize(word)
                 if struct.calcsize(values) > struct.calcsize(word):
                     values_at = struct.unpack_from(word, data, values_at)[0]
                 tags[tag] = struct.unpack_from(values, data, values_at)
-        pages.append(_Page(tags))
+        pages.append(_Page(tags, orientation_at))
         at = struct.unpack_from(word, data, at + entries * entry)[0]
     return pages
 

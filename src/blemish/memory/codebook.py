@@ -39,7 +39,8 @@ class Codes(nn.Module):
 
     @classmethod
     def of(cls, vectors: Tensor, count: int, *, seed: int) -> Self:
-        turn = Rotation.of(vectors.mean(0), torch.cov(vectors.T), power=WHITENED)
+        covariance = torch.cov(vectors.T, correction=min(len(vectors) - 1, 1))
+        turn = Rotation.of(vectors.mean(0), covariance, power=WHITENED)
         turned = turn(vectors)
         rare = k_centre(Vectors.of([turned], turned.nbytes), count // 2)
         common = torch.randperm(len(turned), generator=torch.Generator().manual_seed(seed))

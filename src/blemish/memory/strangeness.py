@@ -33,7 +33,8 @@ class Remembered(nn.Module):
     @classmethod
     def of(cls, vectors: Tensor, count: int) -> Self:
         rounding = NEAR**2 * vectors.square().mean() * torch.eye(vectors.shape[1])
-        turn = Rotation.of(vectors.mean(0), torch.cov(vectors.T) + rounding, power=WHITENED)
+        covariance = torch.cov(vectors.T, correction=min(len(vectors) - 1, 1))
+        turn = Rotation.of(vectors.mean(0), covariance + rounding, power=WHITENED)
         turned = turn(vectors)
         return cls(turn, turned[k_centre(Vectors.of([turned], turned.nbytes), count)])
 

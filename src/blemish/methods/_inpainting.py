@@ -58,7 +58,7 @@ class Inpainting(_training.Task):
         self.updates, self.patience = config.updates * config.members, config.patience
         self.train, self.aside = _training.kept_aside(train, run.seed, wanted=config.check_every > 0)
         self.check_every = config.check_every * config.members if self.aside else 0
-        self.objective = Loss(config.loss, half=True)
+        self.objective = Loss(config.loss, half=run.preset != "paper")
         for unet in network.unets:
             unet.switch(first_off(config.off_in_training))
 

@@ -180,7 +180,8 @@ def key(method: str, config: Any, source: Source | bytes, run: Run) -> dict[str,
         "method": method,
         **asdict(config),
         "backbone": run.backbone,
-        "weights": None if run.weights is None else run.weights.name,
+        "weights": None if run.weights is None else blake2b(run.weights.read_bytes()).hexdigest(),
+        "precision": run.precision,
         "size": run.size,
         "seed": run.seed,
         "pictures": blake2b(shown).hexdigest(),
@@ -313,8 +314,10 @@ def probe(task: Task, run: Run) -> Probe:
 
 
 def precision_of(run: Run, task: Task) -> str:
-    """In Fabric's words: bf16 where it pays, unless something else is wanted."""
+    """In Fabric's words: bf16 where it pays, unless something else is wanted; `paper` learns as published."""
     if run.precision == "auto":
+        if run.preset == "paper":
+            return FULL
         if run.device.type == "cuda":
             pays = torch.cuda.is_bf16_supported()
         else:

@@ -104,7 +104,8 @@ class Config:
     cell: int = 0
     """Side of a mosaic's cells in pixels, 0: chosen on painted defects."""
     off: int = -1
-    """Shallow skips that are off in inspection; -1: two, one or none by painted defects, in mosaic none."""
+    """Shallow skips that are off in inspection; -1: two, one or none by painted defects; -2: two. In mosaic,
+    and where nothing is hidden by attention, both mean none."""
     off_in_training: int = 0
     """Shallow skips that are off in training."""
     remedy: Literal["none", "bn_recal", "mean_skip"] = "none"
@@ -136,7 +137,7 @@ class Config:
 
     def __post_init__(self) -> None:
         some = ("updates", "members", "batch", "width", "reduction", "scales", "patience")
-        leasts = dict.fromkeys(some, 1) | {"off": -1}
+        leasts = dict.fromkeys(some, 1) | {"off": -2}
         nothing = ("cell", "off_in_training", "dilation", "likeness", "light", "check_every")
         leasts |= dict.fromkeys(nothing, 0)
         for name, least in leasts.items():
@@ -176,8 +177,8 @@ class Config:
         if self.off >= 0:
             return (self.off,)
         masked = self.hide in ("attention", "random") and self.variant == "v1"
-        fewest = self.off_in_training
-        return tuple(off for off in SHALLOW if masked and off >= fewest) or (fewest,)
+        fewest, some = self.off_in_training, SHALLOW if self.off == -1 else SHALLOW[:1]
+        return tuple(off for off in some if masked and off >= fewest) or (fewest,)
 
     @property
     def cells(self) -> tuple[int, ...]:
@@ -222,7 +223,7 @@ class EAR(TrainsOnce):
             "updates": 8000,
             "batch": 16,
             "width": 64,
-            "off": 2,
+            "off": -2,
             "compare": "msgms",
             "smooth": 0.0,
             "reduction": 1,

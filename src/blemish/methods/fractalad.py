@@ -344,8 +344,9 @@ class FractalAD(TrainsOnce):
         scorer, other = FractalScorer(self.teacher, pair, self.config.score).eval(), pair.strange
         if other is not None:
             if not good:  # too few to keep some aside: what half of them say of the others
-                other = self.strangeness(self.vectors(task.train[::2], run)[1])
-                good = task.train[1::2][:LIKE_THESE]
+                halves = [half or task.train for half in (task.train[::2], task.train[1::2])]
+                other = self.strangeness(self.vectors(halves[0], run)[1])
+                good = halves[1][:LIKE_THESE]
             scorer.settle(torch.from_numpy(run.pixels(good)), other, self.config.strangeness)
         return scorer
 

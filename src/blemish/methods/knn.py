@@ -9,6 +9,7 @@ half whitened; an image scores the highest mean of 3×3 places instead of the hi
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from blemish.errors import UsageError
 from blemish.methods._bank import BankMethod
 from blemish.methods._registry import register
 
@@ -23,6 +24,11 @@ class Config:
     """0: distances as the backbone gives them; 1: all directions in which good patches vary count alike."""
     dims: int = 0
     """Principal directions to keep; all when 0."""
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "whiten", "dims"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} is {getattr(self, name)}: give at least 0.")
 
 
 @register

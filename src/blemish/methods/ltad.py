@@ -114,7 +114,7 @@ class Config(uniad.Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         leasts = {"tokens": 1, "name_updates": 1, "name_batch": 1, "sad_hidden": 0, "kappa": 0, "gamma": 0}
-        leasts |= {"rows": 0, "sad_cell": 1}
+        leasts |= {"rows": 0, "sad_cell": 1, "name_rate": 0}
         for name, least in leasts.items():
             if getattr(self, name) < least:
                 raise UsageError(f"{name} is {getattr(self, name)}: give at least {least}.")

@@ -93,6 +93,7 @@ class Config(knn.Config):
     """Of the 3×3 means whose highest is the image score; the paper's 3 leaves out the last cells."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         leasts = {"updates": 0, "head_updates": 0, "draws": 1, "forwards": 1, "neighbours": 1}
         for name, least in leasts.items():
             if getattr(self, name) < least:

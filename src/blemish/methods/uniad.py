@@ -93,7 +93,9 @@ class Config:
 
     def __post_init__(self) -> None:
         leasts = {"kept": 0, "updates": 0, "epochs": 1, "batch": 1, "heads": 1, "depth": 1, "hidden": 1}
-        for name, least in {**leasts, "whiten": 0, "window": 0, "check_every": 0, "patience": 1}.items():
+        leasts |= {"check_every": 0, "patience": 1, "width": 2}
+        floats = {"whiten": 0, "window": 0, "weight_decay": 0, "learning_rate": 0, "clip": 0, "jitter": 0}
+        for name, least in {**leasts, **floats}.items():
             if getattr(self, name) < least:
                 raise UsageError(f"{name} is {getattr(self, name)}: give at least {least}.")
         if not 0 <= self.dropout < 1:

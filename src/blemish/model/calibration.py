@@ -26,6 +26,14 @@ _ROUNDING = 1e-9
 """A share such as 0.07 is no exact number, yet 7 in 100 are within it."""
 
 
+def check_budget(false_reject: float) -> None:
+    if not SMALLEST_BUDGET <= false_reject <= 0.5:
+        raise UsageError(
+            f"The false-reject budget is {false_reject}: give a share from {SMALLEST_BUDGET:f} to 0.5, "
+            "such as 0.01."
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Calibration:
     scores: tuple[float, ...]
@@ -47,11 +55,7 @@ class Calibration:
         cls, scores: ArrayLike, peaks: ArrayLike, *, false_reject: float = 0.01, how: str = "held-out"
     ) -> Self:
         """`peaks` are the highest values of the images' anomaly maps."""
-        if not SMALLEST_BUDGET <= false_reject <= 0.5:
-            raise UsageError(
-                f"The false-reject budget is {false_reject}: give a share from {SMALLEST_BUDGET:f} to 0.5, "
-                "such as 0.01."
-            )
+        check_budget(false_reject)
         ranked, tops = np.sort(np.asarray(scores, np.float64)), np.sort(np.asarray(peaks, np.float64))
         if ranked.size < 2:
             raise UsageError(f"{ranked.size} good image cannot calibrate a threshold: at least 2 are needed.")

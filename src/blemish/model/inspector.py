@@ -11,12 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish import images
-from blemish.errors import ModelFileError
+from blemish.errors import DataError, ModelFileError
 from blemish.images import Image, PixelFormat
 from blemish.model.archive import Archive
 from blemish.model.calibration import Calibration
 from blemish.model.products import UNKNOWN, Calibrations, one_of, recognised
 from blemish.model.result import Result, Verdict, find_regions
+
+HIDDEN = ("remembered", "known", "parts")
+"""What is too long to be told: `info` leaves it out of the manifest."""
 
 
 class Raw(NamedTuple):
@@ -141,7 +144,7 @@ class Inspector:
     def raw(self, image: Image, name: str = "picture", *, klass: str | None = None) -> Raw:
         raw = self.graph(self.pixels(image, name)[None], one_of(self.classes, klass))
         if not (np.isfinite(raw.scores).all() and np.isfinite(raw.maps).all()):
-            raise ModelFileError(
+            raise DataError(  # good pictures had scores, or there would be no model
                 f"{name} could not be scored: {self.name} answers NaN or infinity; compare its pixel values "
                 "with those of the good images, or fit the model anew."
             )
@@ -207,7 +210,7 @@ class Inspector:
 
     def info(self) -> dict[str, Any]:
         """What the file says of itself, in words and figures."""
-        manifest = {key: value for key, value in self.manifest.items() if key not in ("remembered", "parts")}
+        manifest = {key: value for key, value in self.manifest.items() if key not in HIDDEN}
         sizes = {name: part["bytes"] for name, part in self.manifest.get("parts", {}).items()}
         calibration = without_scores(self.calibration)
         if self.calibrations.own:

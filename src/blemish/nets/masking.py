@@ -38,6 +38,8 @@ def otsu(maps: Tensor) -> Tensor:
     """Otsu's threshold without a histogram: every split of the sorted values is tried."""
     values = maps.sort(dim=1).values
     count = int(values.shape[1])
+    if count < 2:
+        return maps
     below = torch.ones_like(values).cumsum(1)[:, :-1] / count
     sums, mean = values.cumsum(1)[:, :-1] / count, values.mean(1, keepdim=True)
     between = (mean * below - sums).square() / (below * (1 - below))

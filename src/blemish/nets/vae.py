@@ -7,6 +7,7 @@ for what a VAE smooths away, and no map that is unlike every real one.
 """
 
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from typing import NamedTuple
 
 import torch
@@ -137,7 +138,8 @@ class Synthesis:
         seed: int = 0,
     ) -> "Synthesis":
         """From all real maps, in batches with the numbers of their classes."""
-        vae, table = vae.cpu().eval(), table.detach().cpu()
+        # A copy: the network that it belongs to goes on to the device that learns.
+        vae, table = deepcopy(vae).cpu().eval(), table.detach().cpu()
         return cls(vae, table, looked_at(vae, table, batches, torch.tensor(counts)), seed=seed)
 
     @torch.no_grad()
