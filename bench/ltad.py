@@ -49,13 +49,17 @@ MAIN = (
     Variant("knn, a bank for each class", "knn", apart=True),
     Variant("reb, a bank for each class", "reb", apart=True),
 )
-LEARNED: dict[str, Any] = {"semantic": "learned", "kappa": 1.0, "rec_score": "sq"}
-"""The classifier between names and the squared distance, as in the paper."""
+SQUARES: dict[str, Any] = {"rec_score": "sq"}
+"""What is rebuilt is judged by its squared distance, as in the paper."""
+LEARNED: dict[str, Any] = {"semantic": "learned", "kappa": 1.0} | SQUARES
+"""And the classifier is one between names."""
 CONTROLS = (
     Variant("LTAD, classifier alone", options={"score_of": "sad"}),
     Variant("LTAD, class not told", options={"agnostic": True}),
-    Variant("LTAD, reconstruction alone", options={"score_of": "rm"}),
-    Variant("LTAD, reconstruction alone, oversampling", options={"score_of": "rm", "oversample": True}),
+    Variant("LTAD, reconstruction alone", options={"score_of": "rm"} | SQUARES),
+    Variant(
+        "LTAD, reconstruction alone, oversampling", options={"score_of": "rm", "oversample": True} | SQUARES
+    ),
     Variant("LTAD, classifier learned", options=LEARNED),
     Variant("LTAD, classifier learned, no VAE", options=LEARNED | {"vae": False}),
     Variant("LTAD, classifier learned, oversampling", options=LEARNED | {"oversample": True}),

@@ -1,5 +1,6 @@
 """The few calls that most users need: fit() and load()."""
 
+import math
 import os
 import sys
 import time
@@ -98,6 +99,8 @@ def fit(
     if resume and checkpoint is None:
         raise UsageError("There is no checkpoint to resume from: say which file it is.")
     check_budget(false_reject)
+    if bank_mb is not None and not 0 < bank_mb < math.inf:
+        raise UsageError(f"The bank's budget is {bank_mb} MB: give a number above 0, such as 8.")
     if seed < 0:
         raise UsageError(f"The seed is {seed}: give a whole number of at least 0.")
     progress, say = progress or quiet, say or silent

@@ -154,3 +154,28 @@ def test_two_runs_into_one_folder_do_not_mix(tmp_path: Path) -> None:
         second.write("second\n" * 3)
     assert place.read_text() == "first\n"  # the one that ended last
     assert [path.name for path in tmp_path.iterdir()] == ["results.jsonl"]
+
+
+def test_what_is_inspected_is_never_replaced(
+    blemish: Blemish, product: Path, model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "new"
+    folder.mkdir()
+    for name in ("a.png", "a_heatmap.png"):
+        shutil.copy(product / "train/good/000.png", folder / name)
+    before = (folder / "a_heatmap.png").read_bytes()
+    paths = folder / "a.png", folder / "a_heatmap.png"
+    told = blemish("inspect", model, *paths, "--out", "new", "--heatmaps", code=2).stderr
+    assert told.startswith("Error: The heat map a_heatmap.png would replace a picture")
+    assert (folder / "a_heatmap.png").read_bytes() == before
+    assert "lie in --out" in blemish("inspect", model, "new", "--out", ".", code=3).stderr
+
+
+def test_links_and_pipes_stay_what_they_are(blemish: Blemish, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "real.json").write_text("old")
+    (tmp_path / "link.json").symlink_to("real.json")
+    blemish("info", model, "--json", "link.json")
+    assert (tmp_path / "link.json").is_symlink()
+    assert json.loads((tmp_path / "real.json").read_text())["method"] == "knn"
+    blemish("info", model, "--json", "/dev/null")
+    assert Path("/dev/null").is_char_device()

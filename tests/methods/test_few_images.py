@@ -8,7 +8,6 @@ import torch
 
 import blemish
 from tests.methods.product import fit, marked, pictures
-
 from tests.methods.test_ltad import COUNTS, LEARNED, QUICK, changed, fitted, ready, state
 from tests.methods.test_uniad import products
 

@@ -108,6 +108,12 @@ def judge(
 ) -> Counter[str]:
     """How many pictures had each verdict, or an error; their records go to standard output or `out`."""
     seen: Counter[str] = Counter()
+    if heatmaps and out is not None:
+        given = {picture.path.resolve() for picture in found}
+        if taken := [name for _, name in named(found) if (out / name).resolve() in given]:
+            raise UsageError(
+                f"The heat map {taken[0]} would replace a picture to inspect: choose another --out."
+            )
     with records(out, form, heatmaps) as write:
         for picture, name in progress(named(found), "inspecting", len(found)):
             try:
@@ -133,6 +139,10 @@ def find(paths: Sequence[Path], out: Path | None) -> list[Picture]:
             found.setdefault(path, Picture(path, path.name))
             continue
         names = [name for name in pictures(path) if written is None or not lies_in(path / name, written)]
+        if not names and pictures(path):
+            raise DataError(
+                f"All pictures in {path} lie in --out {out}, as results would: choose another one."
+            )
         if not names:
             raise DataError(f"There are no pictures in {path} ({contents(path)}): give another folder.")
         for name in names:

@@ -51,6 +51,8 @@ def split(
     if out.suffix != ".json":
         raise OutputError(f"{out} is no name for such a list: let it end in .json.")
     check_file(out)
+    if out.exists() and Path(source).expanduser().exists() and out.samefile(Path(source).expanduser()):
+        raise OutputError(f"{out} is DATA itself: choose another name with --out.")
     samples = data.read(source, layout=layout)
     root = data.root_of(Path(source).expanduser())
     if published is not None:

@@ -10,10 +10,14 @@ __all__ = ["write_text"]
 
 
 def write_text(path: Path, text: str) -> None:
+    path = path.resolve()  # a link stays one, and what it leads to is written
     part = path.with_name(f".{uuid4().hex}.part")
+    data = text.encode(errors="backslashreplace")  # a file name that is no Unicode must not cost the report
     try:
-        # a file name that is no Unicode must not cost the whole report
-        part.write_bytes(text.encode(errors="backslashreplace"))
+        if path.exists() and not path.is_file():  # a pipe or a device
+            path.write_bytes(data)
+            return
+        part.write_bytes(data)
         part.replace(path)
     except OSError as error:
         with suppress(OSError):

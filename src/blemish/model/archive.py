@@ -44,6 +44,7 @@ class Archive:
             )
         told = {name: _told(data) for name, data in parts.items()}
         manifest = _json({**self.manifest, "schema": SCHEMA, "parts": told})
+        path = path.resolve()  # a link stays one, and what it leads to is written
         temporary = path.parent / f".{uuid4().hex}.part"
         try:
             with temporary.open("xb") as file:
