@@ -10,15 +10,15 @@ __all__ = ["write_text"]
 
 
 def write_text(path: Path, text: str) -> None:
-    path = path.resolve()  # a link stays one, and what it leads to is written
-    part = path.with_name(f".{uuid4().hex}.part")
+    target = path.resolve()  # a link stays one, and what it leads to is written
+    part = target.with_name(f".{uuid4().hex}.part")
     data = text.encode(errors="backslashreplace")  # a file name that is no Unicode must not cost the report
     try:
         if path.exists() and not path.is_file():  # a pipe or a device
             path.write_bytes(data)
             return
         part.write_bytes(data)
-        part.replace(path)
+        part.replace(target)
     except OSError as error:
         with suppress(OSError):
             part.unlink()

@@ -44,8 +44,8 @@ class Archive:
             )
         told = {name: _told(data) for name, data in parts.items()}
         manifest = _json({**self.manifest, "schema": SCHEMA, "parts": told})
-        path = path.resolve()  # a link stays one, and what it leads to is written
-        temporary = path.parent / f".{uuid4().hex}.part"
+        target = path.resolve()  # a link stays one, and what it leads to is written
+        temporary = target.with_name(f".{uuid4().hex}.part")
         try:
             with temporary.open("xb") as file:
                 with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
@@ -56,7 +56,7 @@ class Archive:
                         archive.writestr(info, data)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
+            temporary.replace(target)
         except OSError as error:
             raise OutputError(
                 f"{path} cannot be written ({error.strerror}): make room or choose another place with --out."
