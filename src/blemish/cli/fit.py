@@ -117,7 +117,7 @@ def fit(
     ] = None,
     devices: Annotated[int, typer.Option(min=1, help="How many GPUs, or processes, share a training.")] = 1,
     precision: Annotated[
-        Precision, typer.Option(help="Of training; auto: bf16 where it is quicker.")
+        Precision, typer.Option(help="Of training; auto: bf16 where it is quicker, and fp32 for paper.")
     ] = Precision.AUTO,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the training that was interrupted.")
