@@ -124,11 +124,6 @@ def fit(
             f"{samples.name} has {len(train)} usable good image to learn from: at least 2 are needed, "
             "and 100 or more make a good threshold."
         )
-    if not held and all(len(train.klass(name)) == 1 for name in train.classes):
-        raise DataError(
-            f"{samples.name} has one usable image of each product, and none of them tells how far good ones "
-            "differ: give more of at least one."
-        )
     if len(held) == 1:
         raise DataError(
             f"{samples.name} has one usable image to calibrate with: give 2 or more, or none, and "
@@ -314,10 +309,10 @@ def calibrate(
 
 
 def to_leave_out(method: "Method", train: Samples, held: Samples) -> Samples:
-    """Where none are held out all, but the only ones of their product: without them nothing is known of it.
-    Else those of products that set none aside, if there are enough."""
+    """Where none are held out all, but the only ones of their product: without them nothing is known of it,
+    unless there are no others. Else those of products that set none aside, if there are enough."""
     if not held:
-        return train.with_items(sample for sample in train if len(train.klass(sample.klass)) > 1)
+        return train.with_items(s for s in train if len(train.klass(s.klass)) > 1) or train
     small = {name for name in train.classes if name not in held.classes}
     small = {name for name in small if len(train.klass(name)) >= LEAST_OWN}
     return train.with_items(s for s in train if s.klass in small and method.leaves_out_quickly)
