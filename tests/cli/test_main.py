@@ -104,6 +104,8 @@ def test_interrupting_a_fit_leaves_nothing(product: Path, tmp_path: Path) -> Non
         stderr=terminal,
         cwd=tmp_path,
         env=ENVIRONMENT,
+        # Who runs the tests in the background ignores interruptions, and so would the child.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     os.close(terminal)
     shown, sent = b"", False
