@@ -71,16 +71,11 @@ def duplicates(samples: Samples) -> list[tuple[Sample, Sample]]:
     for known, test in by_size.values():
         if not (known and test):
             continue
-        by_bytes: dict[bytes, list[Sample]] = {}
+        by_bytes: dict[str, list[Sample]] = {}
         for sample in known:
-            by_bytes.setdefault(_digest(sample), []).append(sample)
-        pairs += [(twin, sample) for sample in test for twin in by_bytes.get(_digest(sample), [])]
+            by_bytes.setdefault(fingerprint(sample), []).append(sample)
+        pairs += [(twin, sample) for sample in test for twin in by_bytes.get(fingerprint(sample), [])]
     return sorted(pairs, key=lambda pair: (pair[1].name, pair[0].name))
-
-
-def _digest(sample: Sample) -> bytes:
-    assert sample.path is not None
-    return blake2b(sample.path.read_bytes()).digest()
 
 
 def fingerprint(sample: Sample) -> str:
