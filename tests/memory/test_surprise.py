@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from blemish.memory.patches import PatchVectors
-from blemish.memory.surprise import COPIED, LEAST, NEAR, ROUNDING, Surprise, nearest
+from blemish.memory.surprise import COPIED, LEAST, NEAR, ROUNDING, Surprise, nearest, settle
 from blemish.nets import load_backbone
 from blemish.nets.runtime import export
 
@@ -40,7 +40,8 @@ def settled(
 ) -> Surprise:
     surprise = Surprise(patches, (SIDE, SIDE), pictures.shape[1])
     with torch.no_grad():
-        surprise.settle(surprise.seen(pictures, rebuilt, all_of(pictures) if hidden is None else hidden))
+        seen = surprise.seen(pictures, rebuilt, all_of(pictures) if hidden is None else hidden)
+        settle([surprise], seen[:, None])
     return surprise
 
 

@@ -1,6 +1,6 @@
 """How far what is seen of a picture is from what its reconstruction let expect."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -57,27 +57,6 @@ class Surprise(nn.Module):
         mostly = (share > HALF).to(rebuilt).flatten(2).transpose(1, 2)
         return torch.cat([self.patches(pictures), self.patches(rebuilt), mostly], dim=2)
 
-    def settle(self, good: Iterable[Tensor]) -> None:
-        """By what is seen (cells, width of both and one) of good pictures and what was rebuilt of them."""
-        count, some = 0, []
-
-        def stages() -> Iterator[tuple[Tensor, Tensor]]:
-            nonlocal count
-            for number, seen in enumerate(good):
-                both, hidden = seen[:, :-1], seen[:, -1] > 0.5
-                count += int(hidden.sum())
-                order = np.random.default_rng([number]).permutation(len(seen))
-                some.append(seen[torch.from_numpy(order[:SOME])])
-                yield both.T, both[hidden].T
-
-        every, own = Moments.of(stages())
-        moments = (every, own if count >= ENOUGH * self.width else every)
-        for place, each in enumerate(moments):
-            self.matrix[place], self.bias[place] = conditional(each)
-        patches = torch.cat(some)
-        hidden = patches[:, -1] > 0.5
-        self.remember([patches[which, :-1] for which in (~hidden, hidden)], patches[:, :-1])
-
     def remember(self, kinds: list[Tensor], every: Tensor) -> None:
         """Surprises that none of the others is far from: of each kind of patches, of all where it has few."""
         each = []
@@ -93,6 +72,34 @@ class Surprise(nn.Module):
         apart = torch.stack([nearest(off[:, place], self.rows[place]) for place in (0, 1)], 1)
         far = torch.where(seen[..., -1] > 0.5, apart[:, 1], COPIED * apart[:, 0]).reshape(-1, 1, *self.grid)
         return F.interpolate(far, self.size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def settle(surprises: Sequence[Surprise], good: Iterable[Tensor]) -> None:
+    """By what is seen (surprises, cells, width of both and one) of good pictures and what was rebuilt of them
+    in as many ways."""
+    hidden, some = [0] * len(surprises), []
+
+    def stages() -> Iterator[list[Tensor]]:
+        for number, ways in enumerate(good):
+            order = np.random.default_rng([number]).permutation(ways.shape[1])
+            some.append(ways[:, torch.from_numpy(order[:SOME])])
+            both = []
+            for way, seen in enumerate(ways):
+                which = seen[:, -1] > 0.5
+                hidden[way] += int(which.sum())
+                both += [seen[:, :-1].T, seen[which, :-1].T]
+            yield both
+
+    moments = Moments.of(stages())
+    patches = torch.cat(some, 1)
+    for way, surprise in enumerate(surprises):
+        every, own = moments[2 * way : 2 * way + 2]
+        known = own if hidden[way] >= ENOUGH * surprise.width else every
+        for place, each in enumerate((every, known)):
+            surprise.matrix[place], surprise.bias[place] = conditional(each)
+        which = patches[way, :, -1] > 0.5
+        seen = patches[way, :, :-1]
+        surprise.remember([seen[~which], seen[which]], seen)
 
 
 def nearest(off: Tensor, rows: Tensor) -> Tensor:

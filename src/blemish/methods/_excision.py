@@ -120,6 +120,18 @@ class Likeness(nn.Module):
         return ((self.patches(rebuilt).float() - target) / self.deviations).square().mean()
 
 
+class Each(nn.Module):
+    """Pictures → (N, modules, …): what each of the modules makes of them. What they have in common, such as
+    what is hidden and what is seen of the pictures, the runtime finds and computes once."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.each = nn.ModuleList(modules)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return torch.stack([module(pictures) for module in self.each], 1)
+
+
 class First(nn.Module):
     """Of what a scorer gives, the image score."""
 

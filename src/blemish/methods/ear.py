@@ -16,7 +16,7 @@ averaged; remedies for skips that are off; to compare with, random masks, no mas
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +31,10 @@ from blemish.data import Samples
 from blemish.defects import Faint, faint
 from blemish.errors import UsageError
 from blemish.memory.patches import PatchVectors
-from blemish.memory.surprise import Surprise
+from blemish.memory.surprise import Surprise, settle
 from blemish.methods import _training
 from blemish.methods._contract import Run
-from blemish.methods._excision import EarScorer, Filling, First, Likeness, Pairs, Passes, relit
+from blemish.methods._excision import Each, EarScorer, Filling, First, Likeness, Pairs, Passes, relit
 from blemish.methods._inpainting import LEVELS, SIZES, Inpainting, first_off
 from blemish.methods._once import TrainsOnce
 from blemish.methods._registry import register
@@ -296,41 +296,45 @@ class EAR(TrainsOnce):
         return Inpainting(filling, train, config, run, masks=self.masks, likeness=self.likeness)
 
     def scorer(self, task: Inpainting, run: Run) -> nn.Module:
-        config, filling = self.config, task.network
-        remedy = {"none": None, "bn_recal": recalibrate, "mean_skip": mean_skips}[config.remedy]
-
-        def scorer(off: int, cells: int) -> EarScorer:
-            for unet in filling.unets:
-                unet.switch(first_off(off))
-                if remedy is not None:
-                    remedy(unet, (filling.left(*batch[:3]) for batch in task.kept(task.train, cells)))
-            thin = [sliced(unet) for unet in filling.unets]
-            if config.hide == "riad":
-                passes = Passes(None, Riad(thin, run.size, seed=run.seed), cells)
-            else:
-                passes = Passes(self.hiding, Filling(thin, config.filling, told=config.mask_channel), cells)
-            compare, smooth = self.comparison(passes, task.train, run), Smooth(run.size, config.smooth)
-            return EarScorer(passes, compare, smooth, config.score, config.region).eval()
-
-        if len(self.ways) == 1:
-            return scorer(*self.ways[0])
+        passes = [self.passes(task, run, off, cells) for off, cells in self.ways]
+        compared = self.comparisons(passes, task.train, run)
+        smooth, score, region = Smooth(run.size, self.config.smooth), self.config.score, self.config.region
+        scorers = [
+            EarScorer(each, compare, smooth, score, region).eval()
+            for each, compare in zip(passes, compared, strict=True)
+        ]
+        if len(scorers) == 1:
+            return scorers[0]
         good = task.aside if len(task.aside) >= ENOUGH else task.train
-        scorers = {way: scorer(*way) for way in self.ways}
         painted = faint(run.source(good), PAINTED, seed=run.seed, opacity=OPACITY)
-        apart = {way: self.apart(each, good, painted, run) for way, each in scorers.items()}
-        off, cells = best = max(apart, key=lambda way: apart[way])
-        told = {f"{off} off, {cells} px": round(each, 3) for (off, cells), each in apart.items()}
+        apart = self.apart(scorers, good, painted, run)
+        best = int(apart.argmax())
+        off, cells = self.ways[best]
+        names = [f"{off} off, {cells} px" for off, cells in self.ways]
+        told = dict(zip(names, apart.round(3).tolist(), strict=True))
         self.chosen |= {"off": off, "cell": cells, "apart": told}
-        self.ways = [best]  # what is fitted on halves does as the whole
+        self.ways = [(off, cells)]  # what is fitted on halves does as the whole
         return scorers[best]
 
+    def passes(self, task: Inpainting, run: Run, off: int, cells: int) -> Passes:
+        config, filling = self.config, task.network
+        remedy = {"none": None, "bn_recal": recalibrate, "mean_skip": mean_skips}[config.remedy]
+        for unet in filling.unets:
+            unet.switch(first_off(off))
+            if remedy is not None:
+                remedy(unet, (filling.left(*batch[:3]) for batch in task.kept(task.train, cells)))
+        thin = [sliced(unet) for unet in filling.unets]
+        if config.hide == "riad":
+            return Passes(None, Riad(thin, run.size, seed=run.seed), cells)
+        return Passes(self.hiding, Filling(thin, config.filling, told=config.mask_channel), cells)
+
     @torch.no_grad()
-    def comparison(self, passes: Passes, train: Samples, run: Run) -> Msgms | Surprise:
+    def comparisons(self, passes: list[Passes], train: Samples, run: Run) -> Sequence[Msgms | Surprise]:
         if self.config.compare == "msgms":
-            return Msgms()
-        surprise = Surprise(self.patches, run.size, run.format.channels)
+            return [Msgms() for _ in passes]
+        surprises = [Surprise(self.patches, run.size, run.format.channels) for _ in passes]
         some = train[:: -(-len(train) // LOOKED_AT)]
-        compiled = run.compiled(Pairs(passes, surprise))
+        compiled = run.compiled(Each(map(Pairs, passes, surprises)))
 
         def seen() -> Iterator[Tensor]:
             """Of each picture as it is, and in the light that the U-Net has learned to do with."""
@@ -339,19 +343,21 @@ class EAR(TrainsOnce):
                 lights = (0.0, self.config.light) if self.config.light else (0.0,)
                 yield from compiled(np.stack([relit(picture, light, rng) for light in lights]))
 
-        surprise.settle(seen())
-        return surprise
+        settle(surprises, seen())
+        return surprises
 
-    def apart(self, scorer: nn.Module, good: Samples, painted: Faint, run: Run) -> float:
-        """By how many of good pictures' deviations defects painted on them score higher."""
-        compiled = run.compiled(First(scorer))
-        bad = [
-            float(compiled(run.repainted(good[number], picture)))
-            for picture, number in zip(painted.pictures, painted.numbers, strict=True)
-        ]
-        usual = np.array([float(compiled(run.pixels([sample]))) for sample in good])
-        middle = float(np.median(usual))
-        return (float(np.median(bad)) - middle) / max(float(np.median(np.abs(usual - middle))), 1e-12)
+    def apart(self, scorers: list[EarScorer], good: Samples, painted: Faint, run: Run) -> NDArray[np.float64]:
+        """By how many of good pictures' deviations defects painted on them score higher, by each scorer."""
+        compiled = run.compiled(Each(map(First, scorers)))
+
+        def scores(pictures: Iterator[NDArray[np.float32]]) -> NDArray[np.float64]:
+            return np.concatenate([compiled(picture).double().numpy() for picture in pictures])
+
+        repainted = zip(painted.numbers, painted.pictures, strict=True)
+        bad = scores(run.repainted(good[number], picture) for number, picture in repainted)
+        usual = scores(run.pixels([sample]) for sample in good)
+        middle = np.median(usual, 0)
+        return (np.median(bad, 0) - middle) / np.median(np.abs(usual - middle), 0).clip(1e-12)
 
     def weights(self, scorer: nn.Module) -> dict[str, Tensor]:
         """Of the U-Nets as they learned: the scorer's have lost what inspection does not need."""
