@@ -244,6 +244,7 @@ DOCUMENTS: Mapping[str, Mapping[str, Shown]] = {
         "ear-rivals": Shown("ear-rivals", rivals),
         "ear-throughput": Shown("ear-throughput", throughput),
         "ear-speed": Shown("speed-ear", speeds),
+        "ear-speed-full": Shown("speed-ear-full", speeds),
     },
     "docs/ltad.md": {
         "ltad": Shown("ltad", long_tailed),

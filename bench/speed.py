@@ -2,6 +2,7 @@
 
     python bench/speed.py --data ../shared/data/screw --json bench/results/speed.json
     python bench/speed.py --data … --methods knn,fractalad --json bench/results/speed-fractalad.json
+    python bench/speed.py --data … --methods ear --preset full --json bench/results/speed-ear-full.json
 
 Of some repetitions the median is told, with the least and the most.
 """
@@ -53,12 +54,13 @@ def spent(*arguments: str) -> tuple[float, float]:
 
 
 def once(folder: Path, methods: Sequence[str], place: Path, more: Sequence[str]) -> Iterator[Reading]:
+    """`more`: arguments for each fit."""
     yield Reading("import", "s", spent("-c", "import blemish")[0])
     yield Reading("help", "s", spent("-m", "blemish", "--help")[0])
     picture = str(data.read(folder).role(Role.TEST)[0].path)
     for method in methods:
         model = str(place / f"{method}.blemish")
-        fit = ("fit", str(folder), "--method", method, "--preset", "fast", "--out", model, *more)
+        fit = ("fit", str(folder), "--method", method, "--out", model, *more)
         seconds, megabytes = spent("-m", "blemish", *fit)
         yield Reading(f"{method}.fit", "s", seconds)
         yield Reading(f"{method}.fit_rss", "MB", megabytes)
@@ -122,6 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="a data set with test images")
     parser.add_argument("--methods", default="knn,reb")
+    parser.add_argument("--preset", default="fast")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--cache", type=Path, help="a folder for features: of two calls the second has them")
     what = parser.add_mutually_exclusive_group(required=True)
@@ -131,7 +134,8 @@ def main() -> None:
     if given.steady:
         print(json.dumps(steady(given.steady, given.data)))
     else:
-        more = [] if given.cache is None else ["--cache", str(given.cache)]
+        more = ["--preset", given.preset]
+        more += [] if given.cache is None else ["--cache", str(given.cache)]
         measure(given.data, given.methods.split(","), given.runs, given.json, more)
 
 
