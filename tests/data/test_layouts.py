@@ -1,11 +1,11 @@
-import os
+import errno
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from blemish.data import LAYOUTS, Role, Samples, check_masks, read
+from blemish.data import LAYOUTS, Role, Samples, check_masks, duplicates, read
 from blemish.errors import DataError, ImageError, LayoutError, MaskError, UsageError
 from blemish.images import write_png
 
@@ -123,7 +123,11 @@ def test_links_are_followed_and_loops_survived(tmp_path: Path) -> None:
         (root / "dangling.png").symlink_to(tmp_path / "nowhere.png")
     except OSError:
         pytest.skip("this system does not let us make links")
-    assert [sample.name for sample in read(root)] == ["c.png", "linked/b.png", "sub/a.png"]
+    samples = read(root)
+    assert [sample.name for sample in samples] == ["c.png", "dangling.png", "linked/b.png", "sub/a.png"]
+    with pytest.raises(ImageError, match=r"dangling\.png is a link to nothing: check the path"):
+        samples[1].read()
+    assert not duplicates(samples)
 
 
 def test_thousands_of_files_are_listed_quickly(tmp_path: Path) -> None:
@@ -236,14 +240,15 @@ def test_sequences_that_hold_no_images(tmp_path: Path) -> None:
         read([np.zeros((9, 9), np.int64)])
 
 
-@pytest.mark.skipif(
-    os.name == "nt" or not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads all"
-)
-def test_a_folder_that_may_not_be_listed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", [None, "folder"])
+def test_a_folder_that_may_not_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str | None
+) -> None:
     picture(tmp_path / "a" / "a.png")
-    (tmp_path / "a").chmod(0)
-    try:
-        with pytest.raises(LayoutError, match=r"cannot be listed \(Permission denied\): make it readable"):
-            read(tmp_path, layout="folder")
-    finally:
-        (tmp_path / "a").chmod(0o755)
+
+    def refused(folder: Path) -> None:  # by hand, for root may list everything
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+    monkeypatch.setattr("blemish.data.folders.os.scandir", refused)
+    with pytest.raises(LayoutError, match=r"cannot be listed \(Permission denied\): make it readable"):
+        read(tmp_path, layout=layout)

@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from blemish import data
+from blemish import data, images
 from blemish.cli._bench_child import FitJob, command_of
 from blemish.cli._options import SMALLEST_SIDE, parse_options, registry
 from blemish.cli._places import check_file
@@ -133,7 +133,7 @@ def looked_at(source: str, layout: str | None, weights: Path | None) -> tuple[Se
     warn_of_duplicates(samples)
     seen = blake2b(b"" if weights is None else weights.read_bytes(), digest_size=8)
     for sample in sorted(samples, key=attrgetter("name")):
-        mask = "" if sample.mask is None else blake2b(sample.mask.read_bytes()).hexdigest()
+        mask = "" if sample.mask is None else blake2b(images.read_bytes(sample.mask)).hexdigest()
         told = sample.name, sample.role, sample.klass, sample.kind, sample.bad, data.fingerprint(sample), mask
         seen.update(repr(told).encode(errors="surrogateescape"))
     return samples.classes, seen.hexdigest()

@@ -2,6 +2,8 @@
 
 import os
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from blemish.errors import LayoutError
@@ -19,15 +21,28 @@ def stem(name: str) -> str:
     return name.rpartition(".")[0]
 
 
+@contextmanager
+def listing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise LayoutError(
+            f"{error.filename} cannot be listed ({error.strerror}): make it readable, or move it elsewhere."
+        ) from error
+
+
 def subfolders(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
-    with os.scandir(folder) as entries:
+    with listing(), os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if not _ignored(entry.name) and entry.is_dir())
 
 
 def pictures(folder: Path) -> list[str]:
-    """The pictures below a folder, as sorted POSIX paths; none where there is no such folder."""
+    """The pictures below a folder, as sorted POSIX paths; none where there is no such folder.
+
+    A link to a file that is not there counts: whoever reads it is told.
+    """
     found: list[str] = []
     suffixes = tuple(IMAGE_SUFFIXES)
 
@@ -42,17 +57,15 @@ def pictures(folder: Path) -> list[str]:
                     continue
                 if entry.is_dir():
                     walk(entry.path, f"{prefix}{entry.name}/", above | {here})
-                elif entry.name.lower().endswith(suffixes) and entry.is_file():
+                elif entry.name.lower().endswith(suffixes) and (
+                    entry.is_file() or not Path(entry.path).exists()
+                ):
                     found.append(prefix + entry.name)
 
     if not folder.is_dir():
         return []
-    try:
+    with listing():
         walk(str(folder), "", frozenset())
-    except OSError as error:
-        raise LayoutError(
-            f"{error.filename} cannot be listed ({error.strerror}): make it readable, or move it elsewhere."
-        ) from error
     return sorted(found)
 
 

@@ -1,6 +1,7 @@
 """Who trains, who calibrates and who tests, and whether the three are kept apart."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import blake2b
 
@@ -64,9 +65,10 @@ def duplicates(samples: Samples) -> list[tuple[Sample, Sample]]:
     """Pairs of a training or calibration image and a test image whose files are the same, byte for byte."""
     by_size: dict[int, tuple[list[Sample], list[Sample]]] = {}
     for sample in samples:
-        if sample.path is not None:
-            sides = by_size.setdefault(sample.path.stat().st_size, ([], []))
-            sides[sample.role is Role.TEST].append(sample)
+        with suppress(OSError):  # whoever reads it is told
+            if sample.path is not None:
+                sides = by_size.setdefault(sample.path.stat().st_size, ([], []))
+                sides[sample.role is Role.TEST].append(sample)
     pairs = []
     for known, test in by_size.values():
         if not (known and test):
@@ -80,7 +82,7 @@ def duplicates(samples: Samples) -> list[tuple[Sample, Sample]]:
 
 def fingerprint(sample: Sample) -> str:
     """Of the picture's file, or else of its pixels: short, for a model file has one for each good image."""
-    held = sample.path.read_bytes() if sample.path is not None else sample.read().tobytes()
+    held = images.read_bytes(sample.path) if sample.path is not None else sample.read().tobytes()
     return blake2b(held, digest_size=8).hexdigest()
 
 

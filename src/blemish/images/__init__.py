@@ -1,6 +1,6 @@
 """Pixels in, pictures out: decoding, bit depth, resizing, overlays."""
 
-from blemish.images.decode import IMAGE_SUFFIXES, as_image, read, read_mask
+from blemish.images.decode import IMAGE_SUFFIXES, as_image, read, read_bytes, read_mask
 from blemish.images.drawing import overlay, write_png
 from blemish.images.pixels import PixelFormat, to_rgb8
 from blemish.images.resizing import Image, resize, resize_mask
@@ -12,6 +12,7 @@ __all__ = [
     "as_image",
     "overlay",
     "read",
+    "read_bytes",
     "read_mask",
     "resize",
     "resize_mask",

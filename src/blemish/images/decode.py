@@ -23,21 +23,26 @@ else:  # OpenCV 5
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
+def read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        why = "is a link to nothing" if path.is_symlink() else "does not exist"
+        raise ImageError(f"{path} {why}: check the path.") from None
+    except (OSError, ValueError) as error:
+        reason = "it is a folder" if path.is_dir() else getattr(error, "strerror", None) or error
+        raise ImageError(
+            f"{path} cannot be read ({reason}): give the path of a readable picture file."
+        ) from error
+
+
 def read(path: Path) -> Image:
     """The pixels as stored, with their bit depth and channels.
 
     EXIF rotation is not applied: what the camera saw is what the model must see. Palette and 1-bit pictures
     come expanded to 8 bit, a PNG of grey and alpha as RGBA, a grey WebP as RGB.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise ImageError(f"{path} does not exist: check the path.") from None
-    except (OSError, ValueError) as error:
-        reason = "it is a folder" if path.is_dir() else getattr(error, "strerror", None) or error
-        raise ImageError(
-            f"{path} cannot be read ({reason}): give the path of a readable picture file."
-        ) from error
+    data = read_bytes(path)
     if not data:
         raise ImageError(f"{path} is empty (0 bytes): copy it again from its source.")
     decode = next((decoder for magic, decoder in _DECODERS.items() if data.startswith(magic)), None)
