@@ -22,8 +22,8 @@ from blemish.nets.saliency import blurred, framed, grey, shares, shrunk, size_of
 from blemish.nets.weights import read_state
 
 CELL = 4
-BORDER = 8
-"""A cell sees 6 pixels beyond its own, and so never the zeros beyond the margin."""
+BORDER = 6
+"""Pixels beyond its own that a cell sees."""
 STROKE = 4.0
 """Deviation of the local mean that is taken off: the width of a stroke."""
 KEPT = 64
@@ -89,6 +89,9 @@ class Attention(nn.Module):
             raise UsageError(f"The scales {tuple(scales)} can't be looked at: give some above 0 and up to 1.")
         self.polarity, self.scales, self.levelled = polarity, tuple(scales), levelled
         self.trunk, self.provenance = read_trunk(weights)
+        for part in self.trunk.features:
+            if isinstance(part, nn.Conv2d):
+                part.padding = (0, 0)  # mirrored borders take the place of zeros
 
     def forward(self, pictures: Tensor) -> Tensor:
         light = grey(pictures)
@@ -106,9 +109,7 @@ class Attention(nn.Module):
         rows, columns = -(-height // CELL), -(-width // CELL)
         below, beside = rows * CELL - height, columns * CELL - width
         _, logits = self.trunk(framed(small, (BORDER, BORDER + below), (BORDER, BORDER + beside)))
-        border = BORDER // CELL
-        cells = over_places(logits[..., border : border + rows, border : border + columns])[:, 0]
-        maps = spread(cells, (rows * CELL, columns * CELL))[:, :height, :width]
+        maps = spread(over_places(logits)[:, 0], (rows * CELL, columns * CELL))[:, :height, :width]
         return shares(maps if (height, width) == full else spread(maps, full))
 
 
