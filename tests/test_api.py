@@ -118,3 +118,23 @@ def test_products_of_a_single_image_calibrate_only_where_there_are_no_others() -
     lone = [replace(sample, klass=sample.name) for sample in samples]
     model = blemish.fit(samples.with_items(lone), method="knn", **QUICK)
     assert len(model.calibration.scores) == 3, "there are no others"
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    given = {"seed": np.int64(3), "false_reject": np.float32(0.25), "size": (np.int64(48), np.int16(48))}
+    model = blemish.fit(pictures(8), **{**QUICK, **given})
+    model.save(tmp_path / "m.blemish")
+    assert blemish.load(tmp_path / "m.blemish").manifest["size"] == [48, 48]
+    with pytest.raises(errors.UsageError, match="working size is 0×0: give sides"):
+        blemish.fit(pictures(8), **{**QUICK, "size": 0})
+
+
+def test_a_product_of_which_nothing_readable_is_left_to_learn_from(tmp_path: Path) -> None:
+    for number, picture in enumerate(pictures(6)):
+        for place in ("a/train/good", "a/validation/good", "b/validation/good"):
+            (tmp_path / place).mkdir(parents=True, exist_ok=True)
+            write_png(tmp_path / place / f"{number}.png", picture)
+    (tmp_path / "b/train/good").mkdir(parents=True)
+    (tmp_path / "b/train/good/0.png").touch()
+    with pytest.raises(errors.DataError, match="no usable good images to learn from of b: add some"):
+        blemish.fit(tmp_path, skip_bad=True, **QUICK)

@@ -4,6 +4,7 @@ import math
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -11,6 +12,7 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import groupby
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -96,6 +98,10 @@ def fit(
     from blemish.nets import load_backbone
     from blemish.nets.runtime import export
 
+    seed, false_reject = index(seed), float(false_reject)  # NumPy's numbers are not JSON's
+    shape = (index(size[0]), index(size[1])) if isinstance(size, Sequence) else (index(size), index(size))
+    if min(shape) < 1:
+        raise UsageError(f"The working size is {shape[0]}×{shape[1]}: give sides of at least 1 pixel.")
     if resume and checkpoint is None:
         raise UsageError("There is no checkpoint to resume from: say which file it is.")
     check_budget(false_reject)
@@ -105,13 +111,14 @@ def fit(
         raise UsageError(f"The seed is {seed}: give a whole number of at least 0.")
     progress, say = progress or quiet, say or silent
     chosen = create(method, preset, options)
+    if resume and not chosen.trains:
+        raise UsageError(f"Here {method} trains nothing that could be resumed: fit again without resume.")
     samples = data if isinstance(data, Samples) else datasets.read(data, layout=layout)
     if klass is not None:
         samples = samples.only(klass)
     if few_shot is not None:
         samples = datasets.few_shot(samples, few_shot)
     samples = datasets.hold_out(samples, seed=seed)
-    shape = (size, size) if isinstance(size, int) else size
     place, weights = torch.device(pick_device(device)), None if weights is None else Path(weights)
     if (backbone, weights) != ("lite0", None):
         load_backbone(backbone, weights=weights)  # what cannot work is refused before pictures are decoded
@@ -123,6 +130,11 @@ def fit(
         raise DataError(
             f"{samples.name} has {len(train)} usable good image to learn from: at least 2 are needed, "
             "and 100 or more make a good threshold."
+        )
+    if lost := sorted({*held.classes} - {*train.classes}):
+        raise DataError(
+            f"{samples.name} has no usable good images to learn from of {', '.join(lost)}: add some, or "
+            "remove its other images."
         )
     if len(held) == 1:
         raise DataError(
@@ -157,9 +169,13 @@ def fit(
         weights=save(chosen.weights(scorer)),
     )
     graph = Graph(archive.graph)
-    calibrations = calibrate(graph, chosen, train, held, run=run, false_reject=false_reject)
+    unlearnt = calibrate(graph, chosen, train, held, run=run)
+    calibrations = Calibrations.of(unlearnt, false_reject=false_reject)
+    per_class = Counter(each.klass for each in unlearnt)
     parity = check_parity(scorer, graph, run.pixels(calibrating[:PARITY_IMAGES]), calibrations.pooled.scores)
     manifest = archive.manifest | {
+        "n_calibration": len(calibrations.pooled.scores),
+        "calibration_counts": {klass: per_class[klass] for klass in train.classes},
         "parity": parity,
         "fit_seconds": round(time.perf_counter() - begin, 2),
         "peak_rss_mb": peak_rss_mb(),
@@ -233,7 +249,6 @@ def describe(method: "Method", train: Samples, calibrating: Samples, run: "Run")
         "size": list(run.size),
         "seed": run.seed,
         "n_train": len(train),
-        "n_calibration": len(calibrating),
         "format": run.format.to_json(),
         "facts": method.facts(),
         "notes": method.notes,
@@ -272,10 +287,8 @@ def check_parity(
     return {**found, "images": len(batch), "allowed": allowed}
 
 
-def calibrate(
-    graph: Graph, method: "Method", train: Samples, held: Samples, *, run: "Run", false_reject: float
-) -> Calibrations:
-    """From good images that the scorer was not fitted on: held out, or left out one at a time."""
+def calibrate(graph: Graph, method: "Method", train: Samples, held: Samples, *, run: "Run") -> list[Good]:
+    """What is said of good images that the scorer was not fitted on: held out, or left out one at a time."""
     import torch
 
     good: list[Good] = []
@@ -305,7 +318,7 @@ def calibrate(
             own = graph(run.pixels([sample]), one_of(train.classes, sample.klass))
             score = max(float(found["pred_score"]), float(own.scores[0]))
             note(sample, score, np.maximum(heat, own.maps[0]), shares, "leave-one-out")
-    return Calibrations.of(good, false_reject=false_reject)
+    return good
 
 
 def to_leave_out(method: "Method", train: Samples, held: Samples) -> Samples:

@@ -83,3 +83,24 @@ def test_images_that_the_model_was_fitted_on(blemish: Blemish, product: Path, tm
     assert again[0] in told
     assert again
     assert blemish("eval", "m.blemish", product).stderr == ""
+
+
+def test_what_is_read_is_not_written_over(
+    blemish: Blemish, product: Path, model: Path, tmp_path: Path
+) -> None:
+    shutil.copy(model, tmp_path / "m.blemish")
+    (tmp_path / "bench.json").write_text("[]")
+    before = (tmp_path / "m.blemish").read_bytes()
+    for command in (
+        ("eval", "m.blemish", product, "--report", "m.blemish"),
+        ("eval", "m.blemish", "bench.json", "--json", "bench.json"),
+        ("eval", "m.blemish", product, "--json", "new", "--report", "new"),
+        ("info", "m.blemish", "--json", "./m.blemish"),
+        ("bench", "bench.json"),
+        ("fit", product, "--out", "new.blemish", "--json", "new.blemish"),
+    ):
+        told = blemish(*command, code=2).stderr
+        assert "is read or written as something else, too: choose another name" in told
+    assert "A report is a page" in blemish("eval", "m.blemish", product, "--report", "-", code=2).stderr
+    assert (tmp_path / "m.blemish").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "m.blemish"]

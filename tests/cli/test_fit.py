@@ -160,6 +160,15 @@ def test_a_killed_fit_goes_on_where_it_was(blemish: Blemish, good: Path) -> None
     assert sorted(path.name for path in folder.iterdir()) == ["good", "m.blemish", "whole.blemish"]
 
 
+def test_a_method_that_trains_nothing_leaves_checkpoints_alone(blemish: Blemish, good: Path) -> None:
+    checkpoint = good.parent / "good.blemish.checkpoint"
+    checkpoint.write_text("of another fit")
+    told = blemish("fit", "good", "--method=knn", "--size=48", "--resume", code=2).stderr
+    assert told == "Error: Here knn trains nothing that could be resumed: fit again without resume.\n"
+    assert "checkpoint" not in blemish("fit", "good", "--method=knn", "--size=48").stderr
+    assert checkpoint.read_text() == "of another fit"
+
+
 def test_features_are_kept_for_the_next_fit(blemish: Blemish, good: Path) -> None:
     tiny = ("--updates=1", "--batch=1", "--width=8", "--heads=2", "--depth=1", "--hidden=8", "--kept=8")
     for seed, known in ((0, 0), (1, 4)):

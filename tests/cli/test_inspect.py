@@ -171,11 +171,19 @@ def test_what_is_inspected_is_never_replaced(
     assert "lie in --out" in blemish("inspect", model, "new", "--out", ".", code=3).stderr
 
 
-def test_links_and_pipes_stay_what_they_are(blemish: Blemish, model: Path, tmp_path: Path) -> None:
+def test_links_and_pipes_stay_what_they_are(
+    blemish: Blemish, product: Path, model: Path, tmp_path: Path
+) -> None:
     (tmp_path / "real.json").write_text("old")
     (tmp_path / "link.json").symlink_to("real.json")
     blemish("info", model, "--json", "link.json")
     assert (tmp_path / "link.json").is_symlink()
     assert json.loads((tmp_path / "real.json").read_text())["method"] == load(model).manifest["method"]
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept/real.jsonl").touch()
+    (tmp_path / "kept/results.jsonl").symlink_to("real.jsonl")
+    blemish("inspect", model, product / "test/good", "--out", "kept")
+    assert (tmp_path / "kept/results.jsonl").is_symlink()
+    assert len((tmp_path / "kept/real.jsonl").read_text().splitlines()) == 3
     blemish("info", model, "--json", "/dev/null")
     assert Path("/dev/null").is_char_device()

@@ -149,7 +149,11 @@ BAD: dict[str, tuple[Sequence[str], int, str]] = {
         3,
         "gone.txt cannot be read (No such file",
     ),
-    "itself": (["parts", "--out", "p.json", "--list", "p.json"], 2, "p.json is the published list itself"),
+    "itself": (
+        ["parts", "--out", "p.json", "--list", "p.json"],
+        2,
+        "p.json is read or written as something else",
+    ),
     "nothing": (
         ["parts", "--out", "l.json", "--list", "p.json"],
         3,

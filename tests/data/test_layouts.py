@@ -252,3 +252,11 @@ def test_a_folder_that_may_not_be_listed(
     monkeypatch.setattr("blemish.data.folders.os.scandir", refused)
     with pytest.raises(LayoutError, match=r"cannot be listed \(Permission denied\): make it readable"):
         read(tmp_path, layout=layout)
+
+
+@pytest.mark.parametrize("word", ["OK", "normal", "Good"])
+def test_good_test_images_by_any_name(tmp_path: Path, word: str) -> None:
+    for name in ("train/good/0.png", "train/good/1.png", f"test/{word}/0.png", "test/cut/0.png"):
+        picture(tmp_path / name)
+    test = read(tmp_path).role(Role.TEST)
+    assert {sample.kind: sample.bad for sample in test} == {word: False, "cut": True}

@@ -156,3 +156,25 @@ def test_real_lists_are_found_whole(path: Path, tmp_path: Path) -> None:
         assert len(high) == 8
     else:  # of 15 classes nine are left with one image
         assert set(high) == {"carpet", "hazelnut", "leather", "screw", "tile", "zipper"}
+
+
+def test_what_a_list_says_is_learnt_from_is_where_only_folders_say_what_is_good(tmp_path: Path) -> None:
+    """Of good ones some are set aside for testing there, by name."""
+    for klass, counts in {"nut": (20, 5), "bolt": (8, 3)}.items():
+        for folder, count in zip(("good", "bad"), counts, strict=True):
+            (tmp_path / "parts" / klass / folder).mkdir(parents=True)
+            for index in range(count):
+                picture = np.full((4, 4, 3), index, np.uint8)
+                write_png(tmp_path / "parts" / klass / folder / f"{index}.png", picture)
+    samples = read(tmp_path / "parts")
+    aside = [s.name for s in samples.klass("nut") if s.role is Role.TEST and not s.bad]
+    assert aside
+    (tmp_path / "l.txt").write_text("".join(f"nut/good/{index}.png\n" for index in range(20)))
+    found = find_published(samples, tmp_path / "parts", tmp_path / "l.txt").samples
+    assert Counter((s.role, s.bad) for s in found) == {(Role.TRAIN, False): 20, (Role.TEST, True): 5}
+    rows = [
+        {"image": name, "split": "test" if name in aside else "train"} for name in (s.name for s in found)
+    ]
+    (tmp_path / "l.json").write_text(json.dumps([row for row in rows if "/good/" in row["image"]]))
+    found = find_published(samples, tmp_path / "parts", tmp_path / "l.json").samples
+    assert {s.name for s in found if s.role is Role.TEST} == set(aside), "the list's own test images"

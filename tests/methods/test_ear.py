@@ -198,7 +198,10 @@ def test_light_is_swayed_by_no_more_than_was_asked_for() -> None:
 def test_every_setting_exports(options: dict[str, Any]) -> None:
     method, task, run = prepared({**QUICK, **options})
     _training.train(task, run, {})
+    learned = {name: value.clone() for name, value in task.network.state_dict().items()}
     scorer = method.scorer(task, run)
+    for name, value in task.network.state_dict().items():
+        assert torch.equal(value, learned[name]), "a remedy is not what was learned"
     batch = run.pixels(datasets(pictures(3)))
     with torch.no_grad():
         score, heat, _ = scorer(torch.from_numpy(batch))

@@ -247,6 +247,8 @@ def test_flat_pictures_still_get_anomalies() -> None:
 
 
 def test_what_cannot_work_is_told() -> None:
+    with pytest.raises(UsageError, match=r"learning_rate is -1\.0: give a number above 0"):
+        create("fractalad", "fast", {"learning_rate": -1.0})
     with pytest.raises(UsageError, match="updates is 0: give at least 1"):
         Config(updates=0)
     with pytest.raises(UsageError, match=r"option student of fractalad cannot be 'maybe': it takes codebook"):

@@ -9,9 +9,11 @@ import pytest
 
 import blemish
 from blemish import data
-from blemish.data import Role, Samples, Tail, demo
+from blemish.data import Role, Sample, Samples, Tail, demo
 from blemish.errors import DataError
 from blemish.evaluate import evaluate
+from blemish.images import PixelFormat
+from blemish.methods import Run
 from blemish.model import Verdict
 
 SIZE = (96, 96)
@@ -41,6 +43,10 @@ def model(products: Samples) -> blemish.Inspector:
 def test_products_are_told_apart(products: Samples, model: blemish.Inspector) -> None:
     assert model.classes == ("gear", "label", "weave")
     assert model.manifest["class_counts"] == {"gear": 4, "label": 24, "weave": 24}
+    assert model.manifest["calibration_counts"] == {"gear": 0, "label": 6, "weave": 6}
+    assert model.manifest["n_calibration"] == len(model.calibration.scores) == 12
+    records = evaluate(model, products).records
+    assert [record["n_calibration"] for record in records] == [0, 6, 6], "so that they can be added up"
     assert model.format.grey_too
     good = [sample for sample in products.role(Role.TEST) if not sample.bad]
     seen = [model.inspect(sample.read()) for sample in good]
@@ -110,3 +116,26 @@ def test_rates_are_those_of_the_verdicts_though_nobody_says_which_product_it_is(
     missed = np.mean([one.verdict is not Verdict.REJECT for one in bad])
     rejected = np.mean([one.verdict is Verdict.REJECT for one in good])
     assert (measured.record["miss_rate"], measured.record["false_reject_rate"]) == (missed, rejected)
+
+
+def test_products_are_painted_on_each_by_its_own_looks() -> None:
+    """A grey disc on white beside a coloured pattern that fills the picture."""
+    rng = np.random.default_rng(0)
+    discs = np.full((8, 96, 96, 3), 230, np.uint8)
+    for disc in discs:
+        cv2.circle(disc, (48, 48), 26, (90, 90, 90), -1)
+    discs += rng.integers(0, 9, (8, 96, 96, 1), np.uint8)
+    patterns = rng.integers(0, 255, (8, 96, 96, 3), np.uint8)
+    samples = Samples(
+        "two",
+        "arrays",
+        tuple(
+            Sample(name=f"{klass}{number}", role=Role.TRAIN, bad=False, klass=klass, pixels=picture)
+            for klass, some in (("disc", discs), ("pattern", patterns))
+            for number, picture in enumerate(some)
+        ),
+    )
+    source = Run(size=(96, 96), format=PixelFormat.of([("a", patterns[0])])).source(samples)
+    assert source.foreground[:8].mean() < 0.5, "the disc"
+    assert source.foreground[8:].all()
+    assert source.grey.tolist() == [True] * 8 + [False] * 8

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from blemish.data import Role, Sample, Samples
 from blemish.errors import MissingExtraError, OutputError, UsageError
 from blemish.images import PixelFormat
 from blemish.methods import Run
-from blemish.methods._training import Checkpoint, Task, precision_of, probe, told, train
+from blemish.methods._training import Checkpoint, Task, kept_aside, precision_of, probe, told, train
 
 CPU = Run(size=(8, 8), format=PixelFormat.of([("a", np.zeros((8, 8, 3), np.uint8))]))
 KEY = {"method": "fitting", "rate": 0.3, "taps": ("a", "b")}
@@ -339,3 +340,19 @@ def test_probing_counts_what_the_backward_pass_holds() -> None:
     numbers = {"input": 4, "tanh": 3, "difference": 2}
     assert found.megabytes == pytest.approx(sum(numbers.values()) * 100_000 * 4 / 1e6, rel=0.01)
     assert found.seconds > 0
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_only_image_of_a_product_is_learnt_from(seed: int) -> None:
+    products = ["b", "b", *(f"c{number % 5}" for number in range(10)), "d", "e", "f"]
+    blank = np.zeros((2, 2, 3), np.uint8)
+    items = [
+        Sample(name=f"{number}", role=Role.TRAIN, bad=False, klass=klass, pixels=blank)
+        for number, klass in enumerate(products)
+    ]
+    train = Samples("some", "arrays", tuple(items))
+    for chosen in (train, train.with_items(items[-3:])):
+        rest, aside = kept_aside(chosen, seed)
+        assert sorted(sample.name for sample in (*rest, *aside)) == sorted(sample.name for sample in chosen)
+        assert {*rest.classes} == {*chosen.classes}
+        assert len(aside) == (2 if len(chosen) == 15 else 0)

@@ -104,6 +104,12 @@ def test_scores_that_are_all_alike(value: float, n: int) -> None:
     assert calibration.heat_high - calibration.heat_low > 1e-7
 
 
+def test_a_threshold_just_above_nothing_is_above_it_for_all_who_compare() -> None:
+    """Numbers so small that they have not their full digits are zero in some programs, and not in others."""
+    calibration = Calibration.of([0.0] * 30, [0.0] * 30)
+    assert calibration.threshold >= np.finfo(np.float32).tiny
+
+
 @pytest.mark.parametrize("budget", [0.5, 0.3, 0.29, 0.1, 0.07, 0.05, 0.01, 0.003, 0.001])
 def test_how_many_images_are_needed(budget: float) -> None:
     needed = Calibration.of([0, 1], [0, 1], false_reject=budget).needed

@@ -1,6 +1,7 @@
 import math
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -362,3 +363,36 @@ def test_it_learns_what_a_place_usually_has_within_a_few_dozen_updates() -> None
         optimiser.step()
         optimiser.zero_grad()
     assert float(loss.detach()) < 0.7 * float(maps.square().mean())
+
+
+def test_outside_of_training_no_share_is_so_small_that_it_takes_long() -> None:
+    torch.manual_seed(0)
+    attention = Attention(16, 2, 0.0)
+    with torch.no_grad():
+        attention.inputs.weight.mul_(20)
+    x, places = torch.randn(2, 12, 16) * 3, torch.zeros(12, 16)
+    bars = torch.zeros(12, 12).masked_fill(torch.eye(12, dtype=torch.bool), -torch.inf)
+    with torch.no_grad():
+        plain = attention.train()(x, x, places, bars)
+        torch.testing.assert_close(attention.eval()(x, x, places, bars), plain)
+    graph = export(Looks(attention, bars).eval(), 3, (4, 4), ["out"])
+    names = [node.output[0] for node in onnx.load_from_string(graph).graph.node if node.op_type == "Softmax"]
+    model = onnx.load_from_string(graph)
+    model.graph.output.extend([onnx.helper.make_empty_tensor_value_info(name) for name in names])
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    shares = session.run(names, {"pixels": np.random.default_rng(0).random((2, 3, 4, 4), np.float32)})[0]
+    assert shares.min() > np.finfo(np.float32).tiny
+    assert shares.min() < 1e-20
+
+
+class Looks(nn.Module):
+    """Of a picture's pixels at one another."""
+
+    def __init__(self, attention: Attention, bars: Tensor) -> None:
+        super().__init__()
+        self.attention = attention
+        self.bars = F.pad(bars, (0, 4, 0, 4))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        x = F.pad(pictures.flatten(2).transpose(1, 2), (0, 13)) * 30
+        return self.attention(x, x, torch.zeros_like(x[0]), self.bars)

@@ -61,8 +61,9 @@ def bench(
     What is done stands in FILE.state, so that the same command goes on where an interrupted one was. The exit
     code is 3 if a job failed.
     """
-    check_file(json_file)
-    check_file(markdown)
+    read = (*sources, weights)
+    check_file(json_file, *read)
+    check_file(markdown, *read, json_file)
     numbers = listed(seeds, int)
     known = registry()
     fits = [

@@ -8,6 +8,7 @@ from blemish.cli._places import check_file
 from blemish.cli._terminal import JsonFile, describe, table, watching, write_json
 from blemish.cli.fit import warn_of_learnt
 from blemish.data import Role
+from blemish.errors import OutputError
 from blemish.evaluate import GROUPS, Evaluation, evaluate, write_report
 from blemish.model import Inspector
 
@@ -44,8 +45,10 @@ def eval(  # noqa: A001  (the verb)
 
     Rates are computed from raw scores; the threshold is the model's own and is never tuned on test images.
     """
-    check_file(json_file)
-    check_file(report)
+    check_file(json_file, model_file, source)
+    if report == Path("-"):
+        raise OutputError("A report is a page of megabytes: give --report the name of a file.")
+    check_file(report, model_file, source, json_file)
     model = Inspector.load(model_file)
     samples = data.read(source, layout=layout)
     if klass is not None:

@@ -149,20 +149,22 @@ def fit(
     shape = parse_size(size)
     if out is not None:
         check_model_file(out)
-    check_file(json_file)
+    check_file(json_file, source, weights, out)
     if cache is not None:
         make_folder(cache, "--cache")
     samples = data.read(source, layout=layout)
     if klass is not None:
         samples = samples.only(klass)
     if out is None:
-        out = Path("-".join(filter(None, (samples.name, klass))) + SUFFIX)
+        out = Path("-".join(filter(None, (samples.name, klass))).replace("/", "-") + SUFFIX)
         check_model_file(out)
+        check_file(json_file, out)
     warn_of_duplicates(samples)
     checkpoint = out.with_name(f"{out.name}.checkpoint")
     if resume and not checkpoint.exists():
         raise UsageError(f"There is no {checkpoint} to go on with: fit again without --resume.")
-    if checkpoint.exists() and not resume:
+    trains = registry().create(method, preset, options).trains
+    if checkpoint.exists() and trains and not resume:
         warn(f"{checkpoint} of an interrupted training is started over; --resume would go on with it.")
     with watching() as watch:
         model = api.fit(
@@ -190,7 +192,8 @@ def fit(
             say=watch.say,
         )
     model.save(out)
-    checkpoint.unlink(missing_ok=True)
+    if trains:
+        checkpoint.unlink(missing_ok=True)
     seconds = time.perf_counter() - begin
     offered = samples if few_shot is None else data.few_shot(samples, few_shot)
     skipped = sum(sample.role is not Role.TEST for sample in offered) - used(model)

@@ -14,7 +14,7 @@ def info(
     json_file: JsonFile = None,
 ) -> None:
     """Say what is in a model file: what it learnt from and how, its parts, what its threshold is worth."""
-    check_file(json_file)
+    check_file(json_file, model_file)
     model = Inspector.load(model_file)
     told = model.info()
     write_json(json_file, told)

@@ -50,14 +50,10 @@ def split(
         )
     if out.suffix != ".json":
         raise OutputError(f"{out} is no name for such a list: let it end in .json.")
-    check_file(out)
-    if out.exists() and Path(source).expanduser().exists() and out.samefile(Path(source).expanduser()):
-        raise OutputError(f"{out} is DATA itself: choose another name with --out.")
+    check_file(out, source, published)
     samples = data.read(source, layout=layout)
     root = data.root_of(Path(source).expanduser())
     if published is not None:
-        if out.exists() and published.exists() and out.samefile(published):
-            raise OutputError(f"{out} is the published list itself: choose another name with --out.")
         found = find_published(samples, root, published)
         tell_what_is_missing(found, published, root)
         chosen = found.samples

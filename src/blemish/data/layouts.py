@@ -64,7 +64,7 @@ def mvtec(root: Path) -> list[Sample] | None:
         Sample(
             name=f"test/{kind}/{name}",
             role=Role.TEST,
-            bad=kind != "good",
+            bad=kind.lower() not in GOOD_WORDS,
             kind=kind,
             path=root / "test" / kind / name,
             mask=masks.get(f"{kind}/{stem(name)}"),

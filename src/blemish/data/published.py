@@ -35,6 +35,11 @@ class Entry(NamedTuple):
     within: tuple[str, ...] = ()
     """What else is said of where it lies: the class, or the keys above it."""
     noise: bool = False
+    split: str = ""
+
+    @property
+    def tests(self) -> bool:
+        return "test" in (self.split, *self.within, *PurePosixPath(self.path).parts)
 
     @property
     def klass(self) -> str:
@@ -122,14 +127,16 @@ def _entries(node: object, keys: tuple[str, ...] = ()) -> Iterator[Entry]:
                 yield from _entries(each, (*keys, str(key)))
         elif PICTURE.fullmatch(path):
             split = _cell(node, ("split",)) or ("train" if "train" in _clean(path).split("/") else "")
-            bad = _cell(node, LABEL).lower() in BAD_WORDS | {"1", "true"}
+            bad = _cell(node, LABEL).lower() in BAD_WORDS | {"1", "1.0", "true"}
             klass = _cell(node, CLASS)
             noise = NOISE in keys or (bad and split == "train")
-            yield Entry(_clean(path), (*within, klass) if klass else within, noise)
+            yield Entry(_clean(path), (*within, klass) if klass else within, noise, split.lower())
 
 
 def _cell(row: dict[Any, Any], names: Sequence[str]) -> str:
-    return next((str(row[name]).strip() for name in names if isinstance(row.get(name), str | int)), "")
+    return next(
+        (str(row[name]).strip() for name in names if isinstance(row.get(name), str | int | float)), ""
+    )
 
 
 def _clean(path: str) -> str:
@@ -150,7 +157,9 @@ def find_published(samples: Samples, root: Path, path: Path) -> Published:
         if (place := next((each for each in entry.places() if each in known), None)) is None:
             missing.append(entry)
         elif (sample := known[place]) is not None and not entry.noise:
-            named[sample.name] = sample
+            # Where only folders say what is good, some of it was set aside for testing.
+            learns = not sample.bad and not entry.tests
+            named[sample.name] = replace(sample, role=Role.TRAIN) if learns else sample
     learnt = {sample.klass for sample in named.values() if sample.role is Role.TRAIN}
     if not learnt:
         raise DataError(
@@ -159,7 +168,7 @@ def find_published(samples: Samples, root: Path, path: Path) -> Published:
         )
     tested = {sample.klass for sample in named.values() if sample.role is Role.TEST}
     items = [
-        sample
+        named.get(sample.name, sample)
         for sample in samples
         if sample.klass in learnt
         and (sample.name in named or (sample.role is Role.TEST and sample.klass not in tested))

@@ -39,7 +39,7 @@ def noise(rng: Generator, scene: Scene, height: int, width: int) -> Pixels:
     columns, rows = max(int(width / grain * stretch), 1), max(int(width / (grain * stretch)), 1)
     low, high = max(level - swing, 0), min(level + swing + 1, 255)
     # A colour speck on a grey product would give the fake away.
-    channels = 1 if scene.source.grey and not scene.compat else 3
+    channels = 1 if scene.source.grey[scene.index] and not scene.compat else 3
     grains = rng.integers(low, high, (rows, columns, channels), np.uint8)
     fill = resize(grains, height, width).reshape(height, width, channels)
     return np.ascontiguousarray(np.broadcast_to(fill, (height, width, 3)))

@@ -91,7 +91,7 @@ class FractalMaker:
             self._paint(rng, scene, views[1], masks[1], forced=attempt == ATTEMPTS)
             if augment:
                 both = views.reshape(-1, *views.shape[2:])
-                mean, grey = float(source.means[index]), source.grey and not scene.compat
+                mean, grey = float(source.means[index]), bool(source.grey[index]) and not scene.compat
                 views[:] = jitter(both, rng, grey=grey, mean=mean, amount=WHOLE).reshape(views.shape)
             if masks.any() and (views[0] != views[1]).any():
                 break
@@ -109,7 +109,7 @@ class FractalMaker:
             shape, patch = np.ones((fine, fine), bool), view[there] ^ np.uint8(128)
         else:
             shape = _turned_square(fine, angle) & self._silhouette(rng, fine, fresh=compat)
-            patch = self._patch(rng, view[here], angle, grey=source.grey and not compat)
+            patch = self._patch(rng, view[here], angle, grey=bool(source.grey[scene.index]) and not compat)
 
         mask[:] = False
         nearest = cv2.INTER_NEAREST_EXACT

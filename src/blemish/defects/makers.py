@@ -141,7 +141,9 @@ def faint(source: Source, count: int, *, seed: int, opacity: tuple[float, float]
 
     Faded until methods differ: at full strength every one of them tells painted pictures from good ones.
     """
-    pictures, masks, numbers = [], [], np.arange(count) % len(source)
+    # Of more pictures some of all: they are in the order of products.
+    spread = np.arange(count) * max(len(source), count) // count
+    pictures, masks, numbers = [], [], spread % len(source)
     for draw, number in enumerate(numbers.tolist()):
         rng = np.random.default_rng([seed, count, draw])
         found = make("dm6", source, number, seed=seed, epoch=FAINT + draw, augment=False)
@@ -161,7 +163,7 @@ def _paint(defect: Defect, rng: Generator, scene: Scene, view: Pixels, mask: Mas
     def lay(weights: Weights, top: int, left: int) -> None:
         height, width = weights.shape
         fill = defect.fill(rng, scene, height, width)
-        fill = jitter(fill, rng, grey=source.grey and not scene.compat)
+        fill = jitter(fill, rng, grey=bool(source.grey[scene.index]) and not scene.compat)
         box = slice(top, top + height), slice(left, left + width)
         blend(view[box], fill, weights * np.float32(rng.uniform(*defect.opacity)))
         mask[box] = weights > 0

@@ -40,7 +40,7 @@ class Source:
         self.images = images
         self.foreground = foreground
         self.native = native or min(images.shape[1:3])
-        self.grey = all(bool((image == image[..., :1]).all()) for image in images)
+        self.grey = np.array([bool((image == image[..., :1]).all()) for image in images])
         self.means = np.array([LUMA @ image.reshape(-1, 3).mean(0) for image in images])
         # Foreground pixels up to the end of each row: with it a uniform choice costs microseconds, and a
         # picture 1 kB, where a list of pixels would cost 256 kB.
@@ -94,7 +94,9 @@ class Scene:
         cut = np.ascontiguousarray(turn(self.source.images[self.index], self.move)[window])
         if not self.augment:
             return cut
-        return jitter(cut, rng, grey=self.source.grey, mean=float(self.source.means[self.index]))
+        return jitter(
+            cut, rng, grey=bool(self.source.grey[self.index]), mean=float(self.source.means[self.index])
+        )
 
     def is_foreground(self, row: int, column: int) -> bool:
         return bool(turn(self.source.foreground[self.index], self.move)[row, column])

@@ -269,6 +269,9 @@ def _record(
     known = {
         **model.manifest,
         "n_train": model.manifest.get("class_counts", {}).get(klass, model.manifest.get("n_train")),
+        "n_calibration": model.manifest.get("calibration_counts", {}).get(
+            klass, model.manifest.get("n_calibration")
+        ),
         "dataset": dataset,
         "class": klass,
         "n_test": len(tested),

@@ -108,8 +108,8 @@ class PatchVectors(nn.Module):
     def __init__(self, backbone: Backbone, taps: Sequence[str] = ()) -> None:
         super().__init__()
         self.backbone = backbone
-        self.taps = tuple(taps) or backbone.default_taps
-        known = [backbone.tap(name) for name in self.taps]
+        known = sorted(map(backbone.tap, taps or backbone.default_taps), key=lambda tap: tap.stride)
+        self.taps = tuple(tap.name for tap in known)
         channels = [tap.channels for tap in known]
         published = backbone.default_taps == self.taps and backbone.name.startswith(
             ("resnet", "wide_", "vgg")

@@ -34,6 +34,10 @@ class BankMethod:
         self.config = config
         self.chosen: dict[str, Any] = {}
 
+    @property
+    def trains(self) -> bool:
+        return False
+
     def scorer(self, rotation: Rotation, bank: Bank, run: Run) -> BankScorer:
         return BankScorer(self.patches, rotation, bank, size=run.size)
 

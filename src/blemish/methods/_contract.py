@@ -80,7 +80,12 @@ class Run:
         pictures = np.stack([to_rgb8(self.picture(sample), self.format) for sample in samples])
         native = int(np.median([min(sample.read().shape[:2]) for sample in samples[:NATIVE_OF]]))
         if self.masks is None:
-            return Source(pictures, foregrounds(pictures), native=native)
+            where = np.ones(pictures.shape[:3], bool)
+            for klass in samples.classes:
+                own = np.array([sample.klass == klass for sample in samples])
+                found = foregrounds(pictures[own])
+                where[own] = True if found is None else found
+            return Source(pictures, where, native=native)
         masks = [resize_mask(self.masks[sample.name], self.size) for sample in samples]
         return Source(pictures, np.stack(masks), native=native)
 
@@ -148,6 +153,11 @@ class Method(Protocol):
 
     def __init__(self, config: Any) -> None: ...
     def fit(self, train: Samples, run: Run) -> nn.Module: ...
+    @property
+    def trains(self) -> bool:
+        """Whether `fit` trains a network, and so keeps a checkpoint."""
+        ...
+
     @property
     def leaves_out_quickly(self) -> bool:
         """Whether `leave_one_out` needs no training: then it is also asked for products that are too small to

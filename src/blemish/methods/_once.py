@@ -18,6 +18,7 @@ class TrainsOnce(ABC):
     outputs: tuple[str, ...] = ("pred_score", "anomaly_map")
     told_classes = 0
     leaves_out_quickly = False
+    trains = True
     notes: ClassVar[dict[str, str]] = {}
 
     def __init__(self, config: Any) -> None:

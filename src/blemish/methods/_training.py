@@ -10,7 +10,7 @@ import math
 import os
 import time
 from abc import ABC, abstractmethod
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -21,6 +21,7 @@ from itertools import chain, islice, repeat
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -117,7 +118,7 @@ class Checkpoint:
                 for name, value in state.items()
                 if value is not None
             }
-        part = self.path.with_name(f".{self.path.name}.part")
+        part = self.path.with_name(f".{uuid4().hex}.part")
         try:
             save_file(
                 {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
@@ -194,15 +195,20 @@ def cosine(first: float, update: int, updates: int) -> float:
 
 
 def kept_aside(train: Samples, seed: int, *, wanted: bool = True) -> tuple[Samples, Samples]:
-    """The images to learn from, and a tenth that only tells when to stop; none of one image."""
+    """The images to learn from, and a tenth that only tells when to stop; never the only one of a product."""
     if not wanted or len(train) < 2:
         return train, train.with_items([])
     order = np.random.default_rng([seed]).permutation(len(train)).tolist()
     count = min(max(round(ASIDE_SHARE * len(train)), 1), ASIDE_MOST, len(train) - 1)
-    rest, aside = (
-        train.with_items(train[n] for n in sorted(part)) for part in (order[count:], order[:count])
-    )
-    return rest, aside
+    left = Counter(sample.klass for sample in train)
+    aside: set[int] = set()
+    for number in order:
+        if len(aside) < count and left[train[number].klass] > 1:
+            left[train[number].klass] -= 1
+            aside.add(number)
+    parts = [number for number in order if number not in aside], aside
+    rest, kept = (train.with_items(train[number] for number in sorted(part)) for part in parts)
+    return rest, kept
 
 
 def each_half(train: Samples, alone: Samples, fitted: Callable[[Samples], nn.Module]) -> Iterator[nn.Module]:

@@ -317,7 +317,7 @@ class EAR(TrainsOnce):
         return scorers[best]
 
     def passes(self, task: Inpainting, run: Run, off: int, cells: int) -> Passes:
-        config, filling = self.config, task.network
+        config, filling = self.config, deepcopy(task.network)
         remedy = {"none": None, "bn_recal": recalibrate, "mean_skip": mean_skips}[config.remedy]
         for unet in filling.unets:
             unet.switch(first_off(off))

@@ -119,6 +119,8 @@ class Config:
         for name, least in {**leasts, "patience": 1, "pool": 0}.items():
             if getattr(self, name) < least:
                 raise UsageError(f"{name} is {getattr(self, name)}: give at least {least}.")
+        if not 0 < self.learning_rate < math.inf:
+            raise UsageError(f"learning_rate is {self.learning_rate}: give a number above 0.")
 
 
 PAPER: dict[str, Any] = {

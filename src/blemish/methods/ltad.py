@@ -151,6 +151,7 @@ class LTAD:
     outputs: tuple[str, ...] = ("pred_score", "anomaly_map")
     notes: ClassVar[dict[str, str]] = {}
     told_classes = 0
+    trains = True
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -178,7 +179,7 @@ class LTAD:
                 "`blemish fit DATA --class NAME --method knn`."
             )
         pictures = "".join(f"{sample.klass} {picture_key(run.picture(sample))} " for sample in train)
-        key = _training.key(self.name, self.config, pictures.encode(), run)
+        key = _training.key(self.name, self.config, pictures.encode(errors="surrogateescape"), run)
         self.shipped = self.learned(naming, judgement, train, run, key)
         return self.shipped
 

@@ -98,6 +98,8 @@ class Config(knn.Config):
         for name, least in leasts.items():
             if getattr(self, name) < least:
                 raise UsageError(f"{name} is {getattr(self, name)}: give at least {least}.")
+        if not 0 < self.learning_rate < math.inf:
+            raise UsageError(f"learning_rate is {self.learning_rate}: give a number above 0.")
 
 
 PAPER: dict[str, Any] = {
@@ -252,6 +254,10 @@ class REB(BankMethod):
         return expected._replace(
             seconds=expected.seconds + passes * one.seconds, megabytes=max(expected.megabytes, held)
         )
+
+    @property
+    def trains(self) -> bool:
+        return bool(self.config.updates)
 
     def source(self, train: Samples, run: Run) -> Source:
         if self.painted_on is None:

@@ -287,7 +287,7 @@ class UniAD(TrainsOnce):
             f"about {one.seconds * task.updates:.0f} s at most."
         )
         pictures = "".join(f"{sample.klass} {picture_key(run.picture(sample))} " for sample in train)
-        return self.learned(task, run, pictures.encode())
+        return self.learned(task, run, pictures.encode(errors="surrogateescape"))
 
     def look(self, train: Samples, run: Run) -> None:
         backbone = run.load_backbone().requires_grad_(False)

@@ -23,6 +23,7 @@ SMALLEST_BUDGET = 1e-6
 REVIEW_FACTOR = 5
 """The review band begins where five times the false-reject budget of good images would score."""
 _ROUNDING = 1e-9
+_TINY = float(np.finfo(np.float32).tiny)
 """A share such as 0.07 is no exact number, yet 7 in 100 are within it."""
 
 
@@ -166,4 +167,6 @@ def _allowed(n: int, share: float) -> int:
 
 def _just_above(score: float) -> float:
     # In the precision of graphs: a comparison comes out the same whether it is made in float32 or in float64.
-    return float(np.nextafter(np.float32(score), np.float32(math.inf)))
+    # Nothing closer to zero than whole precision reaches, for who calls us may have made that zero.
+    above = float(np.nextafter(np.float32(score), np.float32(math.inf)))
+    return above if abs(above) >= _TINY else _TINY

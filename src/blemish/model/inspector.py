@@ -48,9 +48,6 @@ class Graph:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        # An attention gives what lies far away next to nothing, which takes a processor ten times as long.
-        # For the thread that calls, the first session of a process decides.
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
         try:
             self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises bare exceptions of its own

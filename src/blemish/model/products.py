@@ -65,7 +65,7 @@ class Calibrations:
 
     def for_class(self, klass: str | None) -> Calibration:
         """That of all products together, for one with too few images."""
-        return self.own.get(klass or "", self.pooled)
+        return self.pooled if klass is None else self.own.get(klass, self.pooled)
 
     def to_json(self) -> dict[str, Any]:
         told = self.pooled.to_json()
