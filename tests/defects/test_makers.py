@@ -174,7 +174,7 @@ def test_a_scar_longer_than_an_oblong_picture_is_high_is_drawn_again(
 def test_faint_defects_are_a_pure_function_of_the_seed(source: Source) -> None:
     pictures, _, numbers = faint(source, 7, seed=3)
     assert numbers.tolist() == [0, 1, 2, 3, 4, 0, 1]
-    assert faint(source, 3, seed=3).numbers.tolist() == [0, 1, 3], "of all pictures, whatever their product"
+    assert faint(source, 7, seed=3, order=[4, 0, 2]).numbers.tolist() == [4, 0, 2, 4, 0, 2, 4]
     again = faint(source, 7, seed=3).pictures
     assert np.array_equal(pictures, again)
     assert not np.array_equal(pictures, faint(source, 7, seed=4)[0])

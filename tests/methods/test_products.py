@@ -14,6 +14,7 @@ from blemish.errors import DataError
 from blemish.evaluate import evaluate
 from blemish.images import PixelFormat
 from blemish.methods import Run
+from blemish.methods._contract import in_turn
 from blemish.model import Verdict
 
 SIZE = (96, 96)
@@ -139,3 +140,12 @@ def test_products_are_painted_on_each_by_its_own_looks() -> None:
     assert source.foreground[:8].mean() < 0.5, "the disc"
     assert source.foreground[8:].all()
     assert source.grey.tolist() == [True] * 8 + [False] * 8
+
+
+def test_each_product_has_its_turn() -> None:
+    blank = np.zeros((2, 2, 3), np.uint8)
+    items = [
+        Sample(name=f"{number}", role=Role.TRAIN, bad=False, klass=klass, pixels=blank)
+        for number, klass in enumerate("aaaabbc")
+    ]
+    assert in_turn(Samples("some", "arrays", tuple(items))) == [0, 4, 6, 1, 5, 2, 3]

@@ -7,6 +7,7 @@ Ours throughout: lengths grow with the picture, blending is in float32 with roun
 truncation, shapes of a few pixels are drawn again, and `draem2` takes its textures from the good pictures.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -136,14 +137,20 @@ def make(
     return maker.draw(rng, source, index % len(source), augment=augment, compat=compat)
 
 
-def faint(source: Source, count: int, *, seed: int, opacity: tuple[float, float] = (0.15, 0.7)) -> Faint:
-    """`count` pictures with one DefectMaker defect each, faded to between these shares.
+def faint(
+    source: Source,
+    count: int,
+    *,
+    seed: int,
+    opacity: tuple[float, float] = (0.15, 0.7),
+    order: Sequence[int] = (),
+) -> Faint:
+    """`count` pictures with one DefectMaker defect each, faded to between these shares, painted on the
+    source's in this order, or as they come.
 
     Faded until methods differ: at full strength every one of them tells painted pictures from good ones.
     """
-    # Of more pictures some of all: they are in the order of products.
-    spread = np.arange(count) * max(len(source), count) // count
-    pictures, masks, numbers = [], [], spread % len(source)
+    pictures, masks, numbers = [], [], np.resize(order or np.arange(len(source)), count)
     for draw, number in enumerate(numbers.tolist()):
         rng = np.random.default_rng([seed, count, draw])
         found = make("dm6", source, number, seed=seed, epoch=FAINT + draw, augment=False)

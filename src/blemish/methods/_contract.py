@@ -1,5 +1,6 @@
 """What a method is given, what it gives back, and what it may choose."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -124,6 +125,16 @@ class Run:
         """What the compiled module gives for each picture in turn."""
         for batch in self.progress(self.batches(samples), label, self.batch_count(samples)):
             yield from compiled(batch)
+
+
+def in_turn(samples: Samples) -> list[int]:
+    """Their numbers, one of each product after the other: the first so many are then not all of one."""
+    ranks: Counter[str] = Counter()
+    places = []
+    for number, sample in enumerate(samples):
+        places.append((ranks[sample.klass], number))
+        ranks[sample.klass] += 1
+    return [number for _, number in sorted(places)]
 
 
 class Scorer(Protocol):

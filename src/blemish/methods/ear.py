@@ -33,7 +33,7 @@ from blemish.errors import UsageError
 from blemish.memory.patches import PatchVectors
 from blemish.memory.surprise import Surprise, settle
 from blemish.methods import _training
-from blemish.methods._contract import Run
+from blemish.methods._contract import Run, in_turn
 from blemish.methods._excision import Each, EarScorer, Filling, First, Likeness, Pairs, Passes, relit
 from blemish.methods._inpainting import LEVELS, SIZES, Inpainting, first_off
 from blemish.methods._once import TrainsOnce
@@ -306,7 +306,7 @@ class EAR(TrainsOnce):
         if len(scorers) == 1:
             return scorers[0]
         good = task.aside if len(task.aside) >= ENOUGH else task.train
-        painted = faint(run.source(good), PAINTED, seed=run.seed, opacity=OPACITY)
+        painted = faint(run.source(good), PAINTED, seed=run.seed, opacity=OPACITY, order=in_turn(good))
         apart = self.apart(scorers, good, painted, run)
         best = int(apart.argmax())
         off, cells = self.ways[best]

@@ -30,7 +30,7 @@ from blemish.errors import UsageError
 from blemish.memory.codebook import Codes
 from blemish.memory.strangeness import Remembered, Strangeness, means
 from blemish.methods import _training
-from blemish.methods._contract import Run
+from blemish.methods._contract import Run, in_turn
 from blemish.methods._once import TrainsOnce
 from blemish.methods._registry import register
 from blemish.nets.distillation import (
@@ -414,7 +414,7 @@ class FractalAD(TrainsOnce):
         """On a texture the teacher's maps alone do better, says the paper's code, and listed the textures."""
         if self.config.student != "auto":
             return {"student": self.config.student, "student_why": "it was asked for"}
-        few = train[:LOOKED_AT]
+        few = train.with_items(train[number] for number in sorted(in_turn(train)[:LOOKED_AT]))
         if has_one_object(run.source(few)):
             return {"student": "network", "student_why": "an object stands out from its background"}
         rows = run.outputs(run.compiled(Flat(self.teacher)), few, "looking")

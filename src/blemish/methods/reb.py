@@ -35,7 +35,7 @@ from blemish.memory.scorers import MEASURES, GlobalGaussian, Nearest
 from blemish.memory.vectors import Vectors
 from blemish.methods import _training, knn
 from blemish.methods._bank import BankMethod
-from blemish.methods._contract import Run
+from blemish.methods._contract import Run, in_turn
 from blemish.methods._registry import register
 from blemish.nets.backbone import Backbone
 from blemish.nets.proxy import Lower, Proxy, early_block, one_against_all, parts
@@ -309,7 +309,7 @@ class REB(BankMethod):
 
     def painted(self, bank: Bank, rotation: Rotation, train: Samples, run: Run) -> tuple[Met, Tensor]:
         """What painted pictures meet among the rows of images other than their own, whose numbers follow."""
-        pictures, _, numbers = faint(self.source(train, run), PAINTED, seed=run.seed)
+        pictures, _, numbers = faint(self.source(train, run), PAINTED, seed=run.seed, order=in_turn(train))
         own = map(run.repainted, (train[int(number)] for number in numbers), pictures)
         blocks = (rotation(self.compiled(picture)[0]) for picture in own)
         vectors = Vectors.of(blocks, int(run.memory_mb * 1e6))
