@@ -23,8 +23,8 @@ SMALLEST_BUDGET = 1e-6
 REVIEW_FACTOR = 5
 """The review band begins where five times the false-reject budget of good images would score."""
 _ROUNDING = 1e-9
-_TINY = float(np.finfo(np.float32).tiny)
 """A share such as 0.07 is no exact number, yet 7 in 100 are within it."""
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 def check_budget(false_reject: float) -> None:
