@@ -178,3 +178,13 @@ def test_what_a_list_says_is_learnt_from_is_where_only_folders_say_what_is_good(
     (tmp_path / "l.json").write_text(json.dumps([row for row in rows if "/good/" in row["image"]]))
     found = find_published(samples, tmp_path / "parts", tmp_path / "l.json").samples
     assert {s.name for s in found if s.role is Role.TEST} == set(aside), "the list's own test images"
+
+
+def test_what_data_keeps_to_calibrate_with_stays_that(parts: Path, tmp_path: Path) -> None:
+    for index in range(2):
+        (parts / "nut/validation/good").mkdir(parents=True, exist_ok=True)
+        write_png(parts / f"nut/validation/good/{index}.png", np.full((4, 4, 3), 9, np.uint8))
+    (tmp_path / "l.txt").write_text("nut/train/good/0.png\nnut/validation/good/1.png\n")
+    found = find_published(read(parts), parts, tmp_path / "l.txt").samples
+    roles = {sample.name: sample.role for sample in found if not sample.bad and sample.role is not Role.TEST}
+    assert roles == {"nut/train/good/0.png": Role.TRAIN, "nut/validation/good/1.png": Role.CALIBRATION}

@@ -158,7 +158,7 @@ def find_published(samples: Samples, root: Path, path: Path) -> Published:
             missing.append(entry)
         elif (sample := known[place]) is not None and not entry.noise:
             # Where only folders say what is good, some of it was set aside for testing.
-            learns = not sample.bad and not entry.tests
+            learns = sample.role is Role.TEST and not sample.bad and not entry.tests
             named[sample.name] = replace(sample, role=Role.TRAIN) if learns else sample
     learnt = {sample.klass for sample in named.values() if sample.role is Role.TRAIN}
     if not learnt:
