@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from blemish import data as datasets
 from blemish.data import Role, Sample, Samples
-from blemish.errors import DataError, MissingExtraError, ParityError, UsageError
+from blemish.errors import BudgetError, DataError, MissingExtraError, ParityError, UsageError
 from blemish.images import Image, PixelFormat, resize
 from blemish.model import Inspector
 from blemish.model.archive import Archive
@@ -45,6 +45,10 @@ STRANGE_SHARE = 0.1
 """Share of what noise scores that good pictures are taken to score at least."""
 PARITY_IMAGES = 8
 AHEAD = 16
+BYTES_A_PIXEL = 432
+"""Of a batch, where the embedded backbone is widest: four images of 24 + 3 floats a pixel."""
+SEEDS = 2**63
+"""Torch takes no more."""
 
 
 def load(path: str | Path) -> Inspector:
@@ -107,12 +111,14 @@ def fit(
     check_budget(false_reject)
     if bank_mb is not None and not 0 < bank_mb < math.inf:
         raise UsageError(f"The bank's budget is {bank_mb} MB: give a number above 0, such as 8.")
-    if seed < 0:
-        raise UsageError(f"The seed is {seed}: give a whole number of at least 0.")
+    if not 0 <= seed < SEEDS:
+        raise UsageError(f"The seed is {seed}: give a whole number of at least 0 and below 2 ** 63.")
     progress, say = progress or quiet, say or silent
     chosen = create(method, preset, options)
     if resume and not chosen.trains:
         raise UsageError(f"Here {method} trains nothing that could be resumed: fit again without resume.")
+    if devices > 1 and not chosen.trains:
+        raise UsageError(f"Here {method} trains nothing that {devices} devices could share: ask for one.")
     samples = data if isinstance(data, Samples) else datasets.read(data, layout=layout)
     if klass is not None:
         samples = samples.only(klass)
@@ -208,6 +214,8 @@ def decode(
             if isinstance(image, DataError):
                 failures.append(str(image))
             else:
+                if not decoded:
+                    check_memory(image, len(good), size)
                 yield sample, image
                 decoded[sample.name] = resize(image, size)
 
@@ -228,6 +236,17 @@ def decode(
     for failure in failures:
         say(f"Left out: {failure}")
     return good.with_items(sample for sample in good if sample.name in decoded), decoded, fmt
+
+
+def check_memory(image: Image, count: int, size: tuple[int, int]) -> None:
+    """Refuse what cannot be held: the good images at working size, and a batch in the backbone."""
+    needed = math.prod(size) * (count * image.shape[2] * image.itemsize + BYTES_A_PIXEL)
+    with suppress(AttributeError, OSError, ValueError):  # Windows does not say
+        if needed > (held := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
+            raise BudgetError(
+                f"{count} good images of {size[0]}×{size[1]} pixels need at least {needed / 1e9:.0f} GB of "
+                f"memory, and here are {held / 1e9:.0f}: choose a smaller size."
+            )
 
 
 def describe(method: "Method", train: Samples, calibrating: Samples, run: "Run") -> dict[str, Any]:

@@ -209,6 +209,13 @@ def test_pictures_beside_good_and_bad(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+@pytest.mark.parametrize("stray", ["train/b.png", "train/dent/b.png", "validation/b.png", "test/b.png"])
+def test_pictures_beside_what_mvtec_has(tmp_path: Path, stray: str) -> None:
+    picture(mvtec(tmp_path) / stray)
+    with pytest.raises(LayoutError, match=rf"{stray} nothing is known: move good pictures to train/good"):
+        read(tmp_path)
+
+
 def test_masks_that_fit_no_picture(tmp_path: Path) -> None:
     root = mvtec(tmp_path)
     (root / "ground_truth/cut/000_mask.png").rename(root / "ground_truth/cut/000_truth.png")

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,7 +19,7 @@ from blemish.data import Role, Sample, Samples
 from blemish.errors import MissingExtraError, OutputError, UsageError
 from blemish.images import PixelFormat
 from blemish.methods import Run
-from blemish.methods._training import Checkpoint, Task, kept_aside, precision_of, probe, told, train
+from blemish.methods._training import Checkpoint, Task, kept_aside, key, precision_of, probe, told, train
 
 CPU = Run(size=(8, 8), format=PixelFormat.of([("a", np.zeros((8, 8, 3), np.uint8))]))
 KEY = {"method": "fitting", "rate": 0.3, "taps": ("a", "b")}
@@ -306,6 +306,32 @@ def test_a_checkpoint_of_another_fit(checkpoint: Path, change: dict[str, Any], n
     first, *others = train(Fitting(), run, KEY)  # which is as good as before
     assert first is None
     assert None not in others
+
+
+@dataclass
+class Settings:
+    rate: float = 0.3
+    attention: str = ""
+    vlm: str = ""
+
+
+def test_another_file_of_the_same_name_is_another_fit(tmp_path: Path) -> None:
+    weights, tower = tmp_path / "a.pt", tmp_path / "tower"
+    tower.mkdir()
+    here = Settings(attention=str(weights), vlm=str(tower))
+
+    def of(config: Settings) -> object:
+        return key("fitting", config, b"", CPU)
+
+    weights.write_text("1")
+    first = of(here)
+    assert of(here) == first
+    weights.write_text("2")
+    second = of(here)
+    assert second != first
+    (tower / "model.safetensors").write_text("1")
+    assert of(here) != second
+    assert of(Settings(vlm="someone/a-model")) == of(Settings(vlm="someone/a-model"))
 
 
 def test_a_place_that_takes_no_checkpoint_is_told_after_one_update(tmp_path: Path) -> None:

@@ -55,9 +55,22 @@ def _check_masks_fit(masks: dict[str, Path], samples: Sequence[Sample]) -> None:
         )
 
 
+def _check_nothing_beside(root: Path) -> None:
+    """Pictures of which nothing is known would silently be left out."""
+    for split in sorted(SPLIT_FOLDERS):
+        names = pictures(root / split)
+        known = "good/" if split != "test" else ""
+        if strays := [name for name in names if "/" not in name or not name.startswith(known)]:
+            raise LayoutError(
+                f"Of {root / split / strays[0]} nothing is known: move good pictures to train/good and "
+                "defective ones to test/<kind>."
+            )
+
+
 def mvtec(root: Path) -> list[Sample] | None:
     if not (root / "train" / "good").is_dir():
         return None
+    _check_nothing_beside(root)
     masks = _masks(root / "ground_truth")
     samples = _good(root, "train/good", Role.TRAIN) + _good(root, "validation/good", Role.CALIBRATION)
     samples += [

@@ -81,6 +81,12 @@ def read_list(path: Path) -> list[Sample] | None:
         raise MaskError(_missing(path, root, "masks", missing_masks))
     if not samples:
         raise LayoutError(f"{path} lists no images: add a row for each.")
+    nameless = [sample.name for sample in samples if not sample.klass]
+    if nameless and len(nameless) < len(samples):
+        raise LayoutError(
+            f"{path} has no class for {len(nameless)} of {len(samples)} images, such as {nameless[0]}: "
+            "name the class of each, or of none."
+        )
     return samples
 
 

@@ -38,6 +38,8 @@ from blemish.nets.allocator import freed_memory_kept
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+PLACES = ("attention", "vit", "vlm")
+"""Settings that may name a file or folder of weights."""
 ASIDE_SHARE, ASIDE_MOST = 0.1, 16
 LAST = 20
 """Updates whose mean loss is told."""
@@ -180,6 +182,7 @@ def key(method: str, config: Any, source: Source | bytes, run: Run) -> dict[str,
     return {
         "method": method,
         **asdict(config),
+        **{name: contents(Path(getattr(config, name))) for name in PLACES if getattr(config, name, "")},
         "backbone": run.backbone,
         "weights": None if run.weights is None else blake2b(run.weights.read_bytes()).hexdigest(),
         "precision": run.precision,
@@ -187,6 +190,13 @@ def key(method: str, config: Any, source: Source | bytes, run: Run) -> dict[str,
         "seed": run.seed,
         "pictures": blake2b(shown).hexdigest(),
     }
+
+
+def contents(place: Path) -> list[str]:
+    """What a file or the files of a folder hold; the name alone of what is on a hub."""
+    inside = sorted(place.iterdir()) if place.is_dir() else [place]
+    hashes = [blake2b(file.read_bytes()).hexdigest() for file in inside if file.is_file()]
+    return [str(place), *hashes]
 
 
 def cosine(first: float, update: int, updates: int) -> float:
