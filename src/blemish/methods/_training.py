@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from hashlib import blake2b
+from hashlib import blake2b, file_digest
 from importlib import import_module
 from itertools import chain, islice, repeat
 from pathlib import Path
@@ -184,7 +184,7 @@ def key(method: str, config: Any, source: Source | bytes, run: Run) -> dict[str,
         **asdict(config),
         **{name: contents(Path(getattr(config, name))) for name in PLACES if getattr(config, name, "")},
         "backbone": run.backbone,
-        "weights": None if run.weights is None else blake2b(run.weights.read_bytes()).hexdigest(),
+        "weights": None if run.weights is None else digest(run.weights),
         "precision": run.precision,
         "size": run.size,
         "seed": run.seed,
@@ -195,8 +195,12 @@ def key(method: str, config: Any, source: Source | bytes, run: Run) -> dict[str,
 def contents(place: Path) -> list[str]:
     """What a file or the files of a folder hold; the name alone of what is on a hub."""
     inside = sorted(place.iterdir()) if place.is_dir() else [place]
-    hashes = [blake2b(file.read_bytes()).hexdigest() for file in inside if file.is_file()]
-    return [str(place), *hashes]
+    return [str(place), *(digest(file) for file in inside if file.is_file())]
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:  # of gigabytes, some
+        return file_digest(file, blake2b).hexdigest()
 
 
 def cosine(first: float, update: int, updates: int) -> float:
