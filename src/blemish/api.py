@@ -48,7 +48,7 @@ AHEAD = 16
 BYTES_A_PIXEL = 432
 """Of a batch, where the embedded backbone is widest: four images of 24 + 3 floats a pixel."""
 SEEDS = 2**63
-"""Torch takes no more."""
+"""What a signed number of 64 bits holds, which every generator and reader takes."""
 
 
 def load(path: str | Path) -> Inspector:
