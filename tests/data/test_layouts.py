@@ -266,4 +266,4 @@ def test_good_test_images_by_any_name(tmp_path: Path, word: str) -> None:
     for name in ("train/good/0.png", "train/good/1.png", f"test/{word}/0.png", "test/cut/0.png"):
         picture(tmp_path / name)
     test = read(tmp_path).role(Role.TEST)
-    assert {sample.kind: sample.bad for sample in test} == {word: False, "cut": True}
+    assert {sample.kind: sample.bad for sample in test} == {"good": False, "cut": True}

@@ -134,7 +134,8 @@ def looked_at(source: str, layout: str | None, weights: Path | None) -> tuple[Se
     warn_of_duplicates(samples)
     seen = blake2b(b"" if weights is None else weights.read_bytes(), digest_size=8)
     for sample in sorted(samples, key=attrgetter("name")):
-        mask = "" if sample.mask is None else blake2b(images.read_bytes(sample.mask)).hexdigest()
+        files = [] if sample.mask is None else images.mask_files(sample.mask)
+        mask = "".join(blake2b(images.read_bytes(file)).hexdigest() for file in files)
         told = sample.name, sample.role, sample.klass, sample.kind, sample.bad, data.fingerprint(sample), mask
         seen.update(repr(told).encode(errors="surrogateescape"))
     return samples.classes, seen.hexdigest()

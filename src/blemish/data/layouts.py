@@ -3,15 +3,17 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from blemish.data.downloads import dagm, kolektor, kolektor2, magnetic_tile, mvtec3d, visa
 from blemish.data.folders import contents, pictures, stem, subfolders
 from blemish.data.lists import BAD_WORDS, GOOD_WORDS, LIST_SUFFIXES, read_list, read_tail
-from blemish.data.roles import draw
+from blemish.data.roles import spare_for_test
 from blemish.data.samples import Role, Sample, Samples
 from blemish.errors import DataError, LayoutError, MaskError, PixelFormatError, UsageError
 from blemish.images import IMAGE_SUFFIXES, as_image
@@ -20,7 +22,6 @@ __all__ = ["LAYOUTS", "Layout", "read"]
 
 MASK_FOLDERS = frozenset({"ground_truth", "mask", "masks"})
 SPLIT_FOLDERS = frozenset({"train", "test", "validation"})
-GOOD_FOR_TEST = 0.3
 
 Reader = Callable[[Path], list[Sample] | None]
 
@@ -46,7 +47,7 @@ def _masks(folder: Path) -> dict[str, Path]:
 def _check_masks_fit(masks: dict[str, Path], samples: Sequence[Sample]) -> None:
     """A mask that is named wrongly would silently leave its picture out of all that is said of maps."""
     used = {sample.mask for sample in samples}
-    unused = [mask for mask in masks.values() if mask not in used]
+    unused = [mask for mask in masks.values() if mask not in used and mask.parent not in used]
     unmarked = next((sample for sample in samples if sample.bad and sample.mask is None), None)
     if unused and unmarked is not None:
         raise MaskError(
@@ -55,32 +56,39 @@ def _check_masks_fit(masks: dict[str, Path], samples: Sequence[Sample]) -> None:
         )
 
 
-def _check_nothing_beside(root: Path) -> None:
+def _check_nothing_beside(root: Path, good: str) -> None:
     """Pictures of which nothing is known would silently be left out."""
     for split in sorted(SPLIT_FOLDERS):
         names = pictures(root / split)
-        known = "good/" if split != "test" else ""
+        known = f"{good}/" if split != "test" else ""
         if strays := [name for name in names if "/" not in name or not name.startswith(known)]:
             raise LayoutError(
-                f"Of {root / split / strays[0]} nothing is known: move good pictures to train/good and "
+                f"Of {root / split / strays[0]} nothing is known: move good pictures to train/{good} and "
                 "defective ones to test/<kind>."
             )
 
 
-def mvtec(root: Path) -> list[Sample] | None:
-    if not (root / "train" / "good").is_dir():
+def mvtec(root: Path, good: str = "good") -> list[Sample] | None:
+    """MVTec AD and LOCO, of which the latter has a folder of masks for each picture."""
+    if not (root / "train" / good).is_dir():
         return None
-    _check_nothing_beside(root)
+    _check_nothing_beside(root, good)
     masks = _masks(root / "ground_truth")
-    samples = _good(root, "train/good", Role.TRAIN) + _good(root, "validation/good", Role.CALIBRATION)
+
+    def mask(name: str) -> Path | None:
+        folder = root / "ground_truth" / name
+        return masks.get(name) or (folder if folder.is_dir() else None)
+
+    samples = _good(root, f"train/{good}", Role.TRAIN)
+    samples += _good(root, f"validation/{good}", Role.CALIBRATION)
     samples += [
         Sample(
             name=f"test/{kind}/{name}",
             role=Role.TEST,
             bad=kind.lower() not in GOOD_WORDS,
-            kind=kind,
+            kind="good" if kind.lower() in GOOD_WORDS else kind,
             path=root / "test" / kind / name,
-            mask=masks.get(f"{kind}/{stem(name)}"),
+            mask=mask(f"{kind}/{stem(name)}"),
         )
         for kind in subfolders(root / "test")
         for name in pictures(root / "test" / kind)
@@ -121,10 +129,7 @@ def good_bad(root: Path) -> list[Sample] | None:
         for name in pictures(root / folder)
     ]
     _check_masks_fit(masks, [*good, *bad])
-    # evaluation needs good images that were not trained on
-    count = max(1, round(GOOD_FOR_TEST * len(good))) if bad and len(good) >= 4 else 0
-    for_test = draw(good, count, "test")
-    return [replace(sample, role=Role.TEST) if sample.name in for_test else sample for sample in good] + bad
+    return spare_for_test(good, bad)
 
 
 def folder_of_good(root: Path) -> list[Sample] | None:
@@ -166,7 +171,16 @@ def _or_products(layout: Reader) -> Reader:
 
 LAYOUTS: dict[str, Layout] = {  # the strictest first
     "list": Layout(read_list, "a CSV, JSONL or JSON list with the columns image,label,split,mask,class"),
+    "mvtec-3d": Layout(
+        _or_products(mvtec3d), "train/good/rgb, test/<kind>/rgb and test/<kind>/gt, as in MVTec 3D-AD"
+    ),
     "mvtec": Layout(_or_products(mvtec), "train/good, test/<kind>, ground_truth/<kind>/<stem>_mask.png"),
+    "btad": Layout(_or_products(partial(mvtec, good="ok")), "train/ok, test/ok, test/ko and ground_truth/ko"),
+    "visa": Layout(visa, "split_csv/1cls.csv and <product>/Data/Images"),
+    "kolektor": Layout(kolektor, "kos<NN>/<name>.jpg and kos<NN>/<name>_label.bmp"),
+    "kolektor2": Layout(kolektor2, "train and test with <name>.png and <name>_GT.png"),
+    "dagm": Layout(_or_products(dagm), "Train, Test, and in each Label/<name>_label.PNG"),
+    "magnetic-tile": Layout(magnetic_tile, "MT_Free/Imgs and MT_<kind>/Imgs"),
     "good-bad": Layout(_or_products(good_bad), "good, bad (also OK/NG, ok/ko, normal/abnormal) and masks"),
     "folder": Layout(folder_of_good, "a folder of good images"),
 }

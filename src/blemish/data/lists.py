@@ -76,7 +76,7 @@ def read_list(path: Path) -> list[Sample] | None:
     missing_images = [sample.name for sample in samples if sample.path and not sample.path.is_file()]
     if missing_images:
         raise DataError(_missing(path, root, "images", missing_images))
-    missing_masks = [str(sample.mask) for sample in samples if sample.mask and not sample.mask.is_file()]
+    missing_masks = [str(sample.mask) for sample in samples if sample.mask and not sample.mask.exists()]
     if missing_masks:
         raise MaskError(_missing(path, root, "masks", missing_masks))
     if not samples:
@@ -197,7 +197,7 @@ def _entry(sample: Sample, root: Path) -> dict[str, str]:
     if sample.path is None:
         raise UsageError(f"{sample.name} is an array, and a list names files: give the pictures as files.")
     # a kind that a list would take for another word
-    label = sample.kind if _meaning(sample.kind) == (sample.bad, sample.kind) else "bad"
+    label = sample.kind if _meaning(sample.kind) == (sample.bad, sample.kind) else ("good", "bad")[sample.bad]
     entry = {"image": sample.name, "label": label, "split": str(sample.role), "class": sample.klass}
     if sample.mask is not None:
         entry["mask"] = Path(os.path.relpath(sample.mask, root)).as_posix()

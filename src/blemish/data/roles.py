@@ -9,8 +9,9 @@ from blemish import images
 from blemish.data.samples import Role, Sample, Samples
 from blemish.errors import DataError, LayoutError, UsageError
 
-__all__ = ["check_masks", "draw", "duplicates", "few_shot", "fingerprint", "hold_out"]
+__all__ = ["check_masks", "draw", "duplicates", "few_shot", "fingerprint", "hold_out", "spare_for_test"]
 
+GOOD_FOR_TEST = 0.3
 LEAVE_ONE_OUT_BELOW = 25
 """With fewer good images each is worth more in training, and the caller calibrates by leaving one out."""
 
@@ -22,6 +23,13 @@ def draw(samples: Iterable[Sample], count: int, salt: str) -> set[str]:
         return blake2b(f"{salt}:{name}".encode(errors="surrogateescape"), digest_size=8).digest()
 
     return set(sorted((sample.name for sample in samples), key=ticket)[:count])
+
+
+def spare_for_test(good: list[Sample], bad: list[Sample]) -> list[Sample]:
+    """Some good images test where the data has bad ones, for evaluation needs some not trained on."""
+    count = max(1, round(GOOD_FOR_TEST * len(good))) if bad and len(good) >= 4 else 0
+    for_test = draw(good, count, "test")
+    return [replace(sample, role=Role.TEST) if sample.name in for_test else sample for sample in good] + bad
 
 
 def hold_out(samples: Samples, *, fraction: float = 0.2, minimum: int = 5, seed: int = 0) -> Samples:

@@ -38,6 +38,7 @@ class Sample:
     path: Path | None = None
     pixels: Image | None = field(default=None, repr=False, compare=False)
     mask: Path | None = None
+    """A picture, or a folder of some."""
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.pixels is None):

@@ -1,6 +1,6 @@
 """Pixels in, pictures out: decoding, bit depth, resizing, overlays."""
 
-from blemish.images.decode import IMAGE_SUFFIXES, as_image, read, read_bytes, read_mask
+from blemish.images.decode import IMAGE_SUFFIXES, as_image, mask_files, read, read_bytes, read_mask
 from blemish.images.drawing import overlay, write_png
 from blemish.images.pixels import PixelFormat, to_rgb8
 from blemish.images.resizing import Image, resize, resize_mask
@@ -10,6 +10,7 @@ __all__ = [
     "Image",
     "PixelFormat",
     "as_image",
+    "mask_files",
     "overlay",
     "read",
     "read_bytes",

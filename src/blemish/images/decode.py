@@ -62,16 +62,30 @@ def read(path: Path) -> Image:
         raise ImageError(f"{path} {advice}.") from error
 
 
+def mask_files(path: Path) -> list[Path]:
+    """A mask is a picture, or a folder of some that together say what is defective."""
+    if not path.is_dir():
+        return [path]
+    files = sorted(each for each in path.iterdir() if each.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise MaskError(f"The mask {path} is a folder without pictures: add them, or name a picture.")
+    return files
+
+
 def read_mask(path: Path, shape: tuple[int, int] | None = None) -> NDArray[np.bool_]:
     """Non-zero is defect. An alpha channel is not looked at: it is opaque everywhere in most masks."""
-    image = read(path)
-    if shape is not None and image.shape[:2] != shape:
-        raise MaskError(
-            f"The mask {path} is {image.shape[1]}×{image.shape[0]} pixels, but its picture is "
-            f"{shape[1]}×{shape[0]}: give a mask of the same size."
-        )
-    colours = image[..., :-1] if image.shape[2] in (2, 4) else image
-    return np.asarray(colours.any(axis=2))
+    marked = None
+    for file in mask_files(path):
+        image = read(file)
+        if image.shape[:2] != (shape := shape or image.shape[:2]):
+            raise MaskError(
+                f"The mask {file} is {image.shape[1]}×{image.shape[0]} pixels, but its picture is "
+                f"{shape[1]}×{shape[0]}: give a mask of the same size."
+            )
+        colours = image[..., :-1] if image.shape[2] in (2, 4) else image
+        here = colours.any(axis=2)
+        marked = here if marked is None else marked | here
+    return np.asarray(marked)
 
 
 def as_image(array: NDArray[np.generic], name: str) -> Image:
