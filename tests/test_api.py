@@ -65,6 +65,10 @@ def test_mixed_sizes_are_fine_and_mixed_channels_are_not(tmp_path: Path) -> None
         ({"false_reject": 0.9}, "false-reject budget"),
         ({"seed": 2**63}, "The seed is 9223372036854775808: give a whole number of at least 0 and below"),
         ({"devices": 2}, "trains nothing that 2 devices could share: ask for one"),
+        (
+            {"method": "knn", "foreground": "masks"},
+            "knn paints no defects and so needs no foreground: fit without it",
+        ),
         ({"size": 10**6}, "4 good images of 1000000×1000000 pixels need at least .* choose a smaller size"),
         ({"preset": "quick"}, "no preset 'quick'"),
         ({"options": {"taps": ("s9",)}}, "no tap 's9': choose among s4"),

@@ -119,6 +119,8 @@ def fit(
         raise UsageError(f"Here {method} trains nothing that could be resumed: fit again without resume.")
     if devices > 1 and not chosen.trains:
         raise UsageError(f"Here {method} trains nothing that {devices} devices could share: ask for one.")
+    if foreground is not None and not chosen.paints:
+        raise UsageError(f"{method} paints no defects and so needs no foreground: fit without it.")
     samples = data if isinstance(data, Samples) else datasets.read(data, layout=layout)
     if klass is not None:
         samples = samples.only(klass)

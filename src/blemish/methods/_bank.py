@@ -25,6 +25,7 @@ BANK_MB = 8.0
 
 class BankMethod:
     outputs: tuple[str, ...] = ("pred_score", "anomaly_map", "nearest_image")
+    paints = False
     told_classes = 0
     leaves_out_quickly = False
     """A bank of several products is chosen from all of them anew."""

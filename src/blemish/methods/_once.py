@@ -16,6 +16,7 @@ from blemish.methods._contract import Run
 class TrainsOnce(ABC):
     name: ClassVar[str]
     outputs: tuple[str, ...] = ("pred_score", "anomaly_map")
+    paints = False
     told_classes = 0
     leaves_out_quickly = False
     trains = True

@@ -215,6 +215,7 @@ def source_of(saliency: nn.Module) -> dict[str, str]:
 @register
 class EAR(TrainsOnce):
     name: ClassVar[str] = "ear"
+    paints = True
     Config: ClassVar[type] = Config
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "fast": {},

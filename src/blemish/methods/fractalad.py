@@ -317,6 +317,7 @@ def maker_of(config: Config, source: Source) -> FractalMaker:
 @register
 class FractalAD(TrainsOnce):
     name: ClassVar[str] = "fractalad"
+    paints = True
     Config: ClassVar[type] = Config
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "fast": {},

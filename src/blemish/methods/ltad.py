@@ -150,6 +150,7 @@ class LTAD:
     }
     outputs: tuple[str, ...] = ("pred_score", "anomaly_map")
     notes: ClassVar[dict[str, str]] = {}
+    paints = False
     told_classes = 0
     trains = True
 

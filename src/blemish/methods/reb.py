@@ -223,6 +223,7 @@ class Adaptation(_training.Task):
 @register
 class REB(BankMethod):
     name: ClassVar[str] = "reb"
+    paints = True
     Config: ClassVar[type] = Config
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "fast": {},
