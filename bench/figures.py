@@ -31,6 +31,7 @@ from tables import (
     evidence,
     light,
     long_tailed,
+    long_tailed_in_short,
     paired,
     products,
     reb_cells,
@@ -248,6 +249,7 @@ DOCUMENTS: Mapping[str, Mapping[str, Shown]] = {
     },
     "docs/ltad.md": {
         "ltad": Shown("ltad", long_tailed),
+        "ltad-in-short": Shown("ltad", long_tailed_in_short),
         "ltad-evidence": Shown("ltad-evidence", evidence),
         "ltad-strangers": Shown("ltad-strangers", strangers),
         "ltad-speed": Shown("speed-ltad", speeds),

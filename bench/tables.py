@@ -7,6 +7,13 @@ from typing import Any
 
 RATES = ("image_auroc", "pixel_auroc", "aupro30")
 RIVAL_RATES = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro30")
+IN_SHORT = (
+    "LTAD",
+    "UniAD",
+    "knn, a bank for each class",
+    "reb, a bank for each class",
+    "knn, one bank for all",
+)
 NONE = "–"
 
 Table = Iterable[Sequence[str]]
@@ -70,15 +77,33 @@ def ablations(result: Mapping[str, Any], _: Mapping[str, Any], *, rate: str = "i
 
 def long_tailed(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
     """Of each set and split: every variant on the classes with many images, on those with few, and on all."""
-    rows: dict[tuple[str, ...], list[Any]] = {}
-    for record in result["records"]:
-        key = tuple(record[name] for name in ("dataset", "split", "order", "preset", "variant"))
-        rows.setdefault(key, []).append(record)
     yield ["set", "split", "order", "preset", "", "runs", "High", "Low", "Avg", "fit s"]
-    for key, found in sorted(rows.items()):
+    for key, found in sorted(by_list(result, "preset", "variant").items()):
         groups = [[record[group] for record in found if group in record] for group in ("high", "low")]
         seconds = median(record["fit_seconds"] for record in found)
         yield [*key, str(len(found)), *map(spread, [*groups, found]), f"{seconds:.0f} s"]
+
+
+def long_tailed_in_short(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
+    """Image AUROC of `fast`: of the classes with few images, and of all."""
+    yield ["set", "split", "order", *IN_SHORT]
+    for key, found in sorted(by_list(result).items()):
+        row = []
+        for variant in IN_SHORT:
+            own = [each for each in found if (each["preset"], each["variant"]) == ("fast", variant)]
+            groups = [[each["low"] for each in own if "low" in each], own]
+            rates = [100 * fmean(each["image_auroc"] for each in group) for group in groups if group]
+            row.append(" / ".join(f"{rate:.1f}" for rate in rates) or NONE)
+        yield [*key, *row]
+
+
+def by_list(result: Mapping[str, Any], *more: str) -> dict[tuple[str, ...], list[Any]]:
+    rows: dict[tuple[str, ...], list[Any]] = {}
+    for record in result["records"]:
+        rows.setdefault(tuple(record[name] for name in ("dataset", "split", "order", *more)), []).append(
+            record
+        )
+    return rows
 
 
 def evidence(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
