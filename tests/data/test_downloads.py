@@ -1,11 +1,13 @@
 """Published data sets as they are unpacked, each drawn small."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from blemish.data import Role, Samples, check_masks, list_text, read
+from blemish.data.published import find_published
 from blemish.errors import DataError, LayoutError, MaskError
 from blemish.images import write_png
 from tests.data.test_layouts import picture, summary
@@ -34,6 +36,8 @@ def loco(root: Path) -> Path:
 
 
 def mvtec3d(root: Path) -> Path:
+    (root / "calibration").mkdir(parents=True)
+    (root / "calibration/camera_parameters.json").write_text("{}")
     for part in ("train/good", "validation/good", "test/good", "test/hole"):
         picture(root / part / "rgb/000.png")
         picture(root / part / "xyz/000.png", 7)  # .tiff in the real one: no picture to learn from either
@@ -66,7 +70,7 @@ def visa(root: Path) -> Path:
 
 
 def kolektor(root: Path) -> Path:
-    for number in range(1, 5):
+    for number in range(1, 4):
         for part in range(2):
             picture(root / f"kos{number:02}/Part{part}.png")
             label(root / f"kos{number:02}/Part{part}_label.png", (1, 1) if number + part == 1 else None)
@@ -78,6 +82,8 @@ def kolektor2(root: Path) -> Path:
         for number in range(3):
             picture(root / split / f"1000{number}.png")
             label(root / split / f"1000{number}_GT.png", (1, 1) if number == 1 else None)
+    picture(root / "train/10001 (copy).png")  # so it is in the published archive
+    label(root / "train/10001_GT (copy).png")
     return root
 
 
@@ -106,7 +112,7 @@ EXPECTED = {
     "mvtec-3d": (mvtec3d, 1, 1, 1, {"hole": 1}),
     "btad": (btad, 2, 0, 1, {"ko": 1}),
     "visa": (visa, 4, 0, 2, {"bad": 2}),
-    "kolektor": (kolektor, 5, 0, 2, {"bad": 1}),
+    "kolektor": (kolektor, 3, 0, 2, {"bad": 1}),
     "kolektor2": (kolektor2, 2, 0, 2, {"bad": 1}),
     "dagm": (dagm, 2, 0, 2, {"bad": 1}),
     "magnetic-tile": (magnetic_tile, 3, 0, 2, {"Blowhole": 1, "Crack": 1}),
@@ -153,7 +159,7 @@ def test_a_list_of_it_is_the_same(tmp_path: Path, layout: str) -> None:
         np.testing.assert_array_equal(one.read_mask((4, 6)), other.read_mask((4, 6)))
 
 
-@pytest.mark.parametrize("layout", ["mvtec", "mvtec-3d", "btad", "dagm"])
+@pytest.mark.parametrize("layout", ALONE)
 def test_several_products_are_classes(tmp_path: Path, layout: str) -> None:
     draw = EXPECTED[layout][0]
     for product in ("one", "two"):
@@ -198,7 +204,8 @@ def test_one_product_of_visa_keeps_the_official_split(
     monkeypatch.chdir(root / "fryum")
     assert summary(read(".")) == summary(samples)
     (root / "candle/Data/Images/Anomaly/000.png").unlink()
-    with pytest.raises(DataError, match=r"1 images that .*1cls\.csv names are not there \(candle/.*"):
+    (root / "candle/Data/Masks/Anomaly/000.png").unlink()
+    with pytest.raises(DataError, match=r"2 files that .*1cls\.csv names are not there \(.*candle.Data.*"):
         read(root)
     for text in (
         b"object,image\nfryum,x.png\n",
@@ -215,12 +222,75 @@ def test_one_product_of_visa_keeps_the_official_split(
 
 
 @pytest.mark.parametrize(
-    ("draw", "lost"), [(kolektor, "kos01/Part1_label.png"), (kolektor2, "test/10001_GT.png")]
+    ("draw", "lost", "told"),
+    [
+        (kolektor, "kos01/Part1_label.png", r"Part1.png has no label Part1_label beside it"),
+        (kolektor2, "test/10001_GT.png", r"10001.png has no label 10001_GT beside it"),
+        (kolektor2, "test/*_GT.png", r"test has no labels"),
+        (dagm, "Test/Label/*", r"Test has no labels"),
+    ],
 )
-def test_a_picture_whose_label_is_lost_is_not_called_good(tmp_path: Path, draw: object, lost: str) -> None:
-    assert callable(draw)
+def test_a_picture_whose_label_is_lost_is_not_called_good(
+    tmp_path: Path, draw: Callable[[Path], Path], lost: str, told: str
+) -> None:
     root = draw(tmp_path)
-    (root / lost).unlink()
-    bare = lost.replace("_label", "").replace("_GT", "")
-    with pytest.raises(DataError, match=f"{bare} has no label {Path(lost).stem} beside it: unpack"):
+    for path in list(root.glob(lost)):
+        path.unlink()
+    with pytest.raises(DataError, match=f"{told}: unpack the data set again"):
         read(root)
+
+
+def test_an_empty_label_marks_nothing(tmp_path: Path) -> None:
+    root = dagm(tmp_path)
+    label(root / "Train/Label/0000_label.PNG", None)
+    label(root / "Test/Label/0002_label.PNG", None)
+    assert counts(read(root)) == (2, 0, 2, {"bad": 1})
+
+
+def test_no_item_of_kolektor_both_trains_and_tests(tmp_path: Path) -> None:
+    for number in range(10):
+        for part in range(3):
+            picture(tmp_path / f"kos{number:02}/Part{part}.jpg")
+            label(tmp_path / f"kos{number:02}/Part{part}_label.bmp", (1, 1) if part == number % 3 else None)
+    good = [sample for sample in read(tmp_path) if not sample.bad]
+    roles = {role: {sample.name[:5] for sample in good if sample.role is role} for role in Role}
+    assert (len(roles[Role.TRAIN]), len(roles[Role.TEST])) == (7, 3)
+    assert not roles[Role.TRAIN] & roles[Role.TEST]
+
+
+def test_pictures_of_several_cameras_are_an_mvtec_folder(tmp_path: Path) -> None:
+    for name in ("train/good/rgb/0.png", "train/good/ir/0.png", "test/scratch/0.png"):
+        picture(tmp_path / name)
+    assert read(tmp_path).layout == "mvtec"
+    assert len(read(tmp_path)) == 3
+
+
+@pytest.mark.parametrize(
+    ("draw", "part"), [(kolektor, "kos01"), (kolektor2, "train"), (magnetic_tile, "MT_Free"), (visa, "..")]
+)
+def test_a_part_of_a_set_with_masks_in_it_is_no_folder_of_good_images(
+    tmp_path: Path, draw: Callable[[Path], Path], part: str
+) -> None:
+    root = draw(tmp_path / "set")
+    with pytest.raises(LayoutError, match=r"has the name of a mask of another|is no plain folder"):
+        read(root / part)
+
+
+def test_one_folder_of_masks_is_not_for_all_pictures(tmp_path: Path) -> None:
+    for name in ("0", "1"):
+        picture(tmp_path / f"{name}.png")
+        label(tmp_path / f"marks/{name}.png")
+    listed = tmp_path / "list.csv"
+    listed.write_text("image,label,mask\n0.png,cut,marks\n1.png,cut,marks\n")
+    with pytest.raises(MaskError, match=r"names 2 masks that do not exist"):
+        read(listed)
+
+
+def test_a_published_list_may_name_what_the_set_calls_test(tmp_path: Path) -> None:
+    root = dagm(tmp_path / "set")
+    (tmp_path / "list.txt").write_text("set/Train/0000.PNG\nset/Test/0002.PNG\n")
+    found = find_published(read(root), root, tmp_path / "list.txt").samples
+    assert {sample.name: sample.role for sample in found} == {
+        "Train/0000.PNG": Role.TRAIN,
+        "Test/0002.PNG": Role.TEST,
+    }

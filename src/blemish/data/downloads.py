@@ -5,18 +5,21 @@ these sets are used where nothing but good parts is known.
 """
 
 import csv
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from blemish import images
 from blemish.data.folders import pictures, stem, subfolders
-from blemish.data.roles import spare_for_test
+from blemish.data.roles import GOOD_FOR_TEST, draw, spare_for_test
 from blemish.data.samples import Role, Sample
 from blemish.errors import DataError, LayoutError
 
 __all__ = ["dagm", "kolektor", "kolektor2", "magnetic_tile", "mvtec3d", "visa"]
 
 SHOWN = 3
+SPLITS_3D = {"train": Role.TRAIN, "validation": Role.CALIBRATION, "test": Role.TEST}
+PLACE_3D = re.compile(r"((train|validation)/good|test/[^/]+)/(rgb|xyz|gt)/[^/]+")
 VISA_SPLIT = "split_csv/1cls.csv"
 VISA_GOOD = "Data/Images/Normal"
 
@@ -38,39 +41,40 @@ def _by_label(root: Path, labels: dict[str, str]) -> tuple[list[str], list[Sampl
 
 def _labels(names: Sequence[str], ending: str, folder: str = "") -> dict[str, str]:
     """The label of each picture, named as it but for the ending; a picture without one is refused."""
+    names = [name for name in names if not stem(name).endswith(" (copy)")]  # two in KolektorSDD2
     found = {stem(name).removesuffix(ending): name for name in names if stem(name).endswith(ending)}
     if not found:
         return {}
     others = [name for name in names if not stem(name).endswith(ending)]
     if bare := [name for name in others if stem(name) not in found]:
-        raise DataError(
-            f"{folder}{bare[0]} has no label {Path(stem(bare[0])).name}{ending} beside it: "
-            "unpack the data set again."
-        )
+        raise _incomplete(f"{folder}{bare[0]} has no label {Path(stem(bare[0])).name}{ending} beside it")
     return {folder + name: folder + found[stem(name)] for name in others}
+
+
+def _incomplete(what: str) -> DataError:
+    return DataError(f"{what}: unpack the data set again.")
 
 
 def mvtec3d(root: Path) -> list[Sample] | None:
     """The colours of MVTec 3D-AD, not its points."""
-    if not (root / "train/good/rgb").is_dir():
+    names = [f"{split}/{name}" for split in SPLITS_3D for name in pictures(root / split)]
+    if not names or not all(PLACE_3D.fullmatch(name) for name in names):
         return None
-
-    def below(folder: str) -> list[str]:
-        return [f"{folder}/{name}" for name in pictures(root / folder)]
-
-    samples = _good(root, below("train/good/rgb"), Role.TRAIN)
-    samples += _good(root, below("validation/good/rgb"), Role.CALIBRATION)
-    samples += _good(root, below("test/good/rgb"), Role.TEST)
-    for kind in (each for each in subfolders(root / "test") if each != "good"):
-        masks = {Path(name).stem: root / name for name in below(f"test/{kind}/gt")}
-        samples += [_bad(root, name, masks.get(Path(name).stem), kind) for name in below(f"test/{kind}/rgb")]
+    samples = []
+    for name in (each for each in names if "/rgb/" in each):
+        split, kind, _, file = name.split("/")
+        if kind == "good":
+            samples += _good(root, [name], SPLITS_3D[split])
+        else:
+            masks = sorted((root / split / kind / "gt").glob(f"{stem(file)}.*"))
+            samples.append(_bad(root, name, masks[0] if masks else None, kind))
     return samples
 
 
 def visa(root: Path) -> list[Sample] | None:
     """All products by the official split for one class each, or one product in such a folder."""
     alone = (root / VISA_GOOD).is_dir()
-    top = root.absolute().parent if alone else root
+    top = root.resolve().parent if alone else root
     if not (top / VISA_SPLIT).is_file():
         if alone or any((root / each / VISA_GOOD).is_dir() for each in subfolders(root)):
             raise LayoutError(
@@ -83,16 +87,16 @@ def visa(root: Path) -> list[Sample] | None:
             samples = [
                 _of_visa(top, row, alone)
                 for row in csv.DictReader(file, restval="")
-                if (row["object"] == root.absolute().name if alone else (root / row["object"]).is_dir())
+                if (row["object"] == root.resolve().name if alone else (root / row["object"]).is_dir())
             ]
     except (KeyError, ValueError, csv.Error) as error:
         raise LayoutError(
             f"{top / VISA_SPLIT} cannot be understood ({error}): give it as it was published."
         ) from error
-    if missing := [sample.name for sample in samples if sample.path and not sample.path.is_file()]:
-        raise DataError(
-            f"{len(missing)} images that {top / VISA_SPLIT} names are not there "
-            f"({', '.join(missing[:SHOWN])}): unpack the data set again."
+    files = [file for sample in samples for file in (sample.path, sample.mask) if file is not None]
+    if missing := [str(file) for file in files if not file.is_file()]:
+        raise _incomplete(
+            f"{len(missing)} files that {top / VISA_SPLIT} names are not there ({', '.join(missing[:SHOWN])})"
         )
     return samples
 
@@ -111,39 +115,44 @@ def _of_visa(top: Path, row: dict[str, str], alone: bool) -> Sample:
 
 
 def kolektor(root: Path) -> list[Sample] | None:
-    """KolektorSDD, which has no parts for training and testing: some good images are set aside."""
-    if not any(folder.startswith("kos") for folder in subfolders(root)):
-        return None
-    labels = _labels(pictures(root), "_label")
+    """KolektorSDD, whose folds are not in the archive: whole items are set aside for testing, so that no good
+    side tests of an item whose other sides were learnt from."""
+    items = [folder for folder in subfolders(root) if re.fullmatch(r"kos\d+", folder)]
+    labels = _labels([f"{item}/{name}" for item in items for name in pictures(root / item)], "_label")
     if not labels:
         return None
     good, bad = _by_label(root, labels)
-    return spare_for_test(_good(root, good, Role.TRAIN), bad)
+    for_test = draw(items, round(GOOD_FOR_TEST * len(items)), "test")
+    roles = {name: Role.TEST if name.split("/")[0] in for_test else Role.TRAIN for name in good}
+    return [sample for name, role in roles.items() for sample in _good(root, [name], role)] + bad
 
 
 def kolektor2(root: Path) -> list[Sample] | None:
-    labels = {split: _labels(pictures(root / split), "_GT", f"{split}/") for split in ("train", "test")}
+    names = {split: pictures(root / split) for split in ("train", "test")}
+    labels = {split: _labels(names[split], "_GT", f"{split}/") for split in names}
     if not labels["train"]:
         return None
+    if names["test"] and not labels["test"]:
+        raise _incomplete(f"{root / 'test'} has no labels")
     (learnt, _), (good, bad) = (_by_label(root, labels[split]) for split in ("train", "test"))
     return _good(root, learnt, Role.TRAIN) + _good(root, good, Role.TEST) + bad
 
 
 def dagm(root: Path) -> list[Sample] | None:
-    """One class of DAGM 2007: an image with a label is defective."""
-    if not (root / "Train/Label").is_dir():
+    """One class of DAGM 2007: only defective images have a label."""
+    found = {split: pictures(root / split) for split in ("Train", "Test")}
+    if not any(stem(name).endswith("_label") for names in found.values() for name in names):
         return None
     samples = []
     for split, role in (("Train", Role.TRAIN), ("Test", Role.TEST)):
-        names = [name for name in pictures(root / split) if "/" not in name]
-        marks = {stem(name).removesuffix("_label"): name for name in pictures(root / split / "Label")}
-        samples += _good(root, (f"{split}/{name}" for name in names if stem(name) not in marks), role)
-        if role is Role.TEST:
-            samples += [
-                _bad(root, f"{split}/{name}", root / split / "Label" / marks[stem(name)])
-                for name in names
-                if stem(name) in marks
-            ]
+        names = [name for name in found[split] if "/" not in name]
+        marks = {stem(name): f"{split}/{name}" for name in found[split] if name.startswith("Label/")}
+        if names and not marks:
+            raise _incomplete(f"{root / split} has no labels")
+        labels = {f"{split}/{name}": marks.get(f"Label/{stem(name)}_label", "") for name in names}
+        empty, bad = _by_label(root, {name: label for name, label in labels.items() if label})
+        samples += _good(root, [name for name in labels if name in empty or not labels[name]], role)
+        samples += bad if role is Role.TEST else []
     return samples
 
 

@@ -21,7 +21,8 @@ from blemish.images import IMAGE_SUFFIXES, as_image
 __all__ = ["LAYOUTS", "Layout", "read"]
 
 MASK_FOLDERS = frozenset({"ground_truth", "mask", "masks"})
-SPLIT_FOLDERS = frozenset({"train", "test", "validation"})
+MASK_ENDINGS = ("_mask", "_label", "_GT")
+SPLIT_FOLDERS = frozenset({"train", "test", "validation", "val"})
 
 Reader = Callable[[Path], list[Sample] | None]
 
@@ -60,11 +61,11 @@ def _check_nothing_beside(root: Path, good: str) -> None:
     """Pictures of which nothing is known would silently be left out."""
     for split in sorted(SPLIT_FOLDERS):
         names = pictures(root / split)
-        known = f"{good}/" if split != "test" else ""
+        known = {"test": "", "val": "/"}.get(split, f"{good}/")
         if strays := [name for name in names if "/" not in name or not name.startswith(known)]:
             raise LayoutError(
-                f"Of {root / split / strays[0]} nothing is known: move good pictures to train/{good} and "
-                "defective ones to test/<kind>."
+                f"Of {root / split / strays[0]} nothing is known: move good pictures to train/{good} or "
+                f"validation/{good} and defective ones to test/<kind>."
             )
 
 
@@ -132,15 +133,37 @@ def good_bad(root: Path) -> list[Sample] | None:
     return spare_for_test(good, bad)
 
 
+def _mask_among(names: Sequence[str]) -> str | None:
+    """One that is called as a picture and `_mask`, or that is a PNG with the name of a JPEG."""
+    stems = {stem(name) for name in names}
+    photographs = {stem(name) for name in names if name.lower().endswith((".jpg", ".jpeg"))}
+    for name in names:
+        if any(stem(name).endswith(end) and stem(name).removesuffix(end) in stems for end in MASK_ENDINGS):
+            return name
+        if name.lower().endswith(".png") and stem(name) in photographs:
+            return name
+    return None
+
+
 def folder_of_good(root: Path) -> list[Sample] | None:
     if not root.is_dir():
         return None
     names = pictures(root)
     within = {part for folder in {name.rpartition("/")[0] for name in names} for part in folder.split("/")}
-    if suspect := sorted(part for part in within if part.lower() in BAD_WORDS | MASK_FOLDERS | {"test"}):
+    if suspect := sorted(
+        part
+        for part in within
+        if part.lower() in BAD_WORDS | MASK_FOLDERS | {"test"}
+        or (part.endswith("_def") and part.removesuffix("_def") in within)  # DAGM 2007, as it first was
+    ):
         raise LayoutError(
             f"{root} is no plain folder of good images, for it has {suspect[0]}/ in it: arrange it as "
             "train/good and test/<kind>, or as good and bad, or give the folder of the good images alone."
+        )
+    if (mask := _mask_among(names)) is not None:
+        raise LayoutError(
+            f"{root / mask} has the name of a mask of another picture beside it, and {root} is to be a plain "
+            "folder of good images: move masks elsewhere, or give the whole of a published data set."
         )
     return [Sample(name=name, role=Role.TRAIN, bad=False, path=root / name) for name in names]
 
@@ -177,10 +200,10 @@ LAYOUTS: dict[str, Layout] = {  # the strictest first
     "mvtec": Layout(_or_products(mvtec), "train/good, test/<kind>, ground_truth/<kind>/<stem>_mask.png"),
     "btad": Layout(_or_products(partial(mvtec, good="ok")), "train/ok, test/ok, test/ko and ground_truth/ko"),
     "visa": Layout(visa, "split_csv/1cls.csv and <product>/Data/Images"),
-    "kolektor": Layout(kolektor, "kos<NN>/<name>.jpg and kos<NN>/<name>_label.bmp"),
-    "kolektor2": Layout(kolektor2, "train and test with <name>.png and <name>_GT.png"),
+    "kolektor": Layout(_or_products(kolektor), "kos<NN>/<name>.jpg and kos<NN>/<name>_label.bmp"),
+    "kolektor2": Layout(_or_products(kolektor2), "train and test with <name>.png and <name>_GT.png"),
     "dagm": Layout(_or_products(dagm), "Train, Test, and in each Label/<name>_label.PNG"),
-    "magnetic-tile": Layout(magnetic_tile, "MT_Free/Imgs and MT_<kind>/Imgs"),
+    "magnetic-tile": Layout(_or_products(magnetic_tile), "MT_Free/Imgs and MT_<kind>/Imgs"),
     "good-bad": Layout(_or_products(good_bad), "good, bad (also OK/NG, ok/ko, normal/abnormal) and masks"),
     "folder": Layout(folder_of_good, "a folder of good images"),
 }

@@ -76,7 +76,7 @@ def read_list(path: Path) -> list[Sample] | None:
     missing_images = [sample.name for sample in samples if sample.path and not sample.path.is_file()]
     if missing_images:
         raise DataError(_missing(path, root, "images", missing_images))
-    missing_masks = [str(sample.mask) for sample in samples if sample.mask and not sample.mask.exists()]
+    missing_masks = [str(sample.mask) for sample in samples if not _has_its_mask(sample)]
     if missing_masks:
         raise MaskError(_missing(path, root, "masks", missing_masks))
     if not samples:
@@ -88,6 +88,13 @@ def read_list(path: Path) -> list[Sample] | None:
             "name the class of each, or of none."
         )
     return samples
+
+
+def _has_its_mask(sample: Sample) -> bool:
+    """A folder of masks has the name of its picture, or one for all would mark each."""
+    assert sample.path is not None
+    mask = sample.mask
+    return mask is None or mask.is_file() or (mask.is_dir() and mask.name == sample.path.stem)
 
 
 def root_of(data: Path) -> Path:

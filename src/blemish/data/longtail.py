@@ -160,7 +160,7 @@ def long_tail(samples: Samples, kind: str, *, seed: int = 0, order: str | Sequen
     counts = tail_counts(available, kind, ranked)
     kept: set[str] = set()
     for klass, count in counts.items():
-        kept |= draw(train.klass(klass), count, f"long tail {seed}")
+        kept |= draw((sample.name for sample in train.klass(klass)), count, f"long tail {seed}")
     chosen = samples.with_items(s for s in samples if s.role is Role.TEST or s.name in kept)
     return replace(chosen, tail=Tail(kind, seed, ranked, counts))
 

@@ -15,7 +15,7 @@ from blemish.data.lists import BAD_WORDS
 from blemish.data.longtail import Tail, train_counts
 from blemish.data.samples import Role, Sample, Samples
 from blemish.errors import DataError, LayoutError
-from blemish.images import IMAGE_SUFFIXES
+from blemish.images import IMAGE_SUFFIXES, mask_files
 
 __all__ = ["Entry", "Published", "find_published", "read_published"]
 
@@ -39,12 +39,14 @@ class Entry(NamedTuple):
 
     @property
     def tests(self) -> bool:
-        return "test" in (self.split, *self.within, *PurePosixPath(self.path).parts)
+        return "test" in (
+            part.lower() for part in (self.split, *self.within, *PurePosixPath(self.path).parts)
+        )
 
     @property
     def klass(self) -> str:
         parts = PurePosixPath(self.path).parts
-        split = next((at for at, part in enumerate(parts) if part in SPLITS), 0)
+        split = next((at for at, part in enumerate(parts) if part.lower() in SPLITS), 0)
         said = [part for part in self.within if part not in SPLITS]
         return parts[split - 1] if split else (*said, parts[0])[0]
 
@@ -126,7 +128,7 @@ def _entries(node: object, keys: tuple[str, ...] = ()) -> Iterator[Entry]:
             for key, each in node.items():
                 yield from _entries(each, (*keys, str(key)))
         elif PICTURE.fullmatch(path):
-            split = _cell(node, ("split",)) or ("train" if "train" in _clean(path).split("/") else "")
+            split = _cell(node, ("split",)) or ("train" if "train" in _clean(path).lower().split("/") else "")
             bad = _cell(node, LABEL).lower() in BAD_WORDS | {"1", "1.0", "true"}
             klass = _cell(node, CLASS)
             noise = NOISE in keys or (bad and split == "train")
@@ -149,7 +151,10 @@ def find_published(samples: Samples, root: Path, path: Path) -> Published:
     top = f"{samples.name}/" if samples.classes == ("",) else ""
     known: dict[str, Sample | None] = {top + sample.name: sample for sample in samples}
     known |= {
-        top + Path(os.path.relpath(sample.mask, root)).as_posix(): None for sample in samples if sample.mask
+        top + Path(os.path.relpath(file, root)).as_posix(): None
+        for sample in samples
+        if sample.mask
+        for file in mask_files(sample.mask)
     }
     named: dict[str, Sample] = {}
     missing = []

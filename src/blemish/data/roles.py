@@ -16,19 +16,19 @@ LEAVE_ONE_OUT_BELOW = 25
 """With fewer good images each is worth more in training, and the caller calibrates by leaving one out."""
 
 
-def draw(samples: Iterable[Sample], count: int, salt: str) -> set[str]:
-    """The names of `count` samples, by a hash of each name: a new file changes few other choices."""
+def draw(names: Iterable[str], count: int, salt: str) -> set[str]:
+    """Some of the names, by a hash of each: a new file changes few other choices."""
 
     def ticket(name: str) -> bytes:
         return blake2b(f"{salt}:{name}".encode(errors="surrogateescape"), digest_size=8).digest()
 
-    return set(sorted((sample.name for sample in samples), key=ticket)[:count])
+    return set(sorted(names, key=ticket)[:count])
 
 
 def spare_for_test(good: list[Sample], bad: list[Sample]) -> list[Sample]:
     """Some good images test where the data has bad ones, for evaluation needs some not trained on."""
     count = max(1, round(GOOD_FOR_TEST * len(good))) if bad and len(good) >= 4 else 0
-    for_test = draw(good, count, "test")
+    for_test = draw((sample.name for sample in good), count, "test")
     return [replace(sample, role=Role.TEST) if sample.name in for_test else sample for sample in good] + bad
 
 
@@ -52,7 +52,7 @@ def hold_out(samples: Samples, *, fraction: float = 0.2, minimum: int = 5, seed:
             raise UsageError(
                 f"Holding out {count} of {len(train)} good images leaves none to train on: hold out fewer."
             )
-        held |= draw(train, count, str(seed))
+        held |= draw((sample.name for sample in train), count, str(seed))
     return samples.with_items(
         replace(sample, role=Role.CALIBRATION) if sample.name in held else sample for sample in samples
     )

@@ -66,7 +66,8 @@ def mask_files(path: Path) -> list[Path]:
     """A mask is a picture, or a folder of some that together say what is defective."""
     if not path.is_dir():
         return [path]
-    files = sorted(each for each in path.iterdir() if each.suffix.lower() in IMAGE_SUFFIXES)
+    shown = (each for each in path.iterdir() if not each.name.startswith("."))
+    files = sorted(each for each in shown if each.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise MaskError(f"The mask {path} is a folder without pictures: add them, or name a picture.")
     return files
