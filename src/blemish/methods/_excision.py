@@ -50,13 +50,14 @@ class Filling(nn.Module):
             return inpainted(unet, pictures, hidden)
         return unet(self.left(pictures, hidden, cells))
 
-    def each(self, pictures: Tensor, hidden: Tensor, cells: int) -> list[Tensor]:
+    def together(self, pictures: Tensor, hidden: Tensor, cells: int) -> Tensor:
+        """The mean of what they rebuild."""
         left = self.left(pictures, hidden, cells)
-        return [unet(left) for unet in self.members]
+        return torch.stack([unet(left) for unet in self.members]).mean(0)
 
 
 class Passes(nn.Module):
-    """Pictures → what each U-Net rebuilds of them, once or, as RIAD does, once for each size of what is
+    """Pictures → what the U-Nets rebuild of them, once or, as RIAD does, once for each size of what is
     hidden; what was hidden; and of which pictures more was conspicuous than may be."""
 
     def __init__(self, hiding: Hiding | Constant | None, filling: Filling | Riad, cells: int) -> None:
@@ -69,7 +70,7 @@ class Passes(nn.Module):
             return self.filling(pictures), everywhere, everywhere[:, 0, 0] > 1  # never
         assert self.hiding is not None
         hidden, capped = self.hiding.told(pictures)
-        return self.filling.each(pictures, hidden, self.cells), hidden, capped
+        return [self.filling.together(pictures, hidden, self.cells)], hidden, capped
 
 
 class Pairs(nn.Module):

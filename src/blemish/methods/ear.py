@@ -72,7 +72,7 @@ class Config:
     updates: int = 200
     """Updates of a U-Net, at most."""
     members: int = 1
-    """U-Nets that learn beside one another, each from its own beginning; their maps are averaged."""
+    """U-Nets that learn beside one another, each from its own beginning; what they rebuild is averaged."""
     batch: int = 4
     """Pictures in an update."""
     learning_rate: float = 1e-3

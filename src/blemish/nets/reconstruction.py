@@ -202,7 +202,8 @@ def inpainted(unet: nn.Module, pictures: Tensor, hidden: Tensor) -> Tensor:
 
 
 class Riad(nn.Module):
-    """Pictures → of each U-Net one reconstruction a cell size, with masks that are part of the module."""
+    """Pictures → one reconstruction a cell size, the mean of the U-Nets', with masks that are part of the
+    module."""
 
     def __init__(
         self,
@@ -219,7 +220,10 @@ class Riad(nn.Module):
         self.register_buffer("hidden", torch.from_numpy(masks)[:, :, None], persistent=False)
 
     def forward(self, pictures: Tensor) -> list[Tensor]:
-        return [inpainted(unet, pictures, each.float()) for unet in self.unets for each in self.hidden]
+        return [
+            torch.stack([inpainted(unet, pictures, each.float()) for unet in self.unets]).mean(0)
+            for each in self.hidden
+        ]
 
 
 class Msgms(nn.Module):
