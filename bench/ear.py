@@ -38,6 +38,8 @@ RIVALS: dict[str, dict[str, Any]] = {
 ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
     "mask": {
         "nothing hidden": {"hide": "nothing"},
+        "attention from MNIST": {"saliency": "mnist"},
+        "features": {"saliency": "features"},
         "spectral residual": {"saliency": "residual"},
         "differences of Gaussians": {"saliency": "gaussians"},
     },
@@ -45,8 +47,11 @@ ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
     "skips off in training too": {
         f"{count}": {"off": count, "off_in_training": count} for count in (1, 3, 4)
     },
-    "remedy": {name: {"remedy": name} for name in ("bn_recal", "mean_skip")},
-    "threshold": {name: {"rule": name} for name in ("sigma1", "sigma2", "top10", "top25", "otsu")},
+    "remedy, two skips off": {name: {"off": 2, "remedy": name} for name in ("none", "bn_recal", "mean_skip")},
+    "threshold": {
+        name: {"rule": name}
+        for name in ("sigma1", "sigma2", "sigma3", "top1", "top5", "top10", "top25", "otsu")
+    },
     "fill": {name: {"fill": name} for name in ("mean", "mosaic")},
     "loss": {name: {"loss": name} for name in ("l2", "l2+ssim")} | {"no likeness": {"likeness": 0.0}},
     "attention": {
@@ -58,7 +63,7 @@ ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "comparison": {"MSGMS": {"compare": "msgms"}},
     "score": {"within the mask": {"region": "mask"}, "top 0.1 %": {"score": "top"}},
-    "mosaic's cells": {f"{side} px": {"variant": "mosaic", "cell": side} for side in (4, 8, 16, 32)},
+    "mosaic's cells": {f"{side} px": {"variant": "mosaic", "cell": side} for side in (2, 4, 8, 16, 32)},
 }
 WARM_UP, RUNS, TURNS = 5, 30, 6
 ENOUGH = 500.0

@@ -140,6 +140,7 @@ def test_what_is_said_when_it_cannot_work(tool: ModuleType, tmp_path: Path) -> N
     assert child.stderr.startswith(f"The data {tmp_path / 'mnist.npz'} does not exist: give mnist.npz, ")
     assert tool.main(["strokes", "--out", str(tmp_path / "no" / "w.safetensors")]) == 2
     assert tool.main(["strokes", "--out", out, "--epochs", "0"]) == 2
+    assert tool.main(["strokes", "--out", str(tmp_path / "weights.pt")]) == 2
 
     with pytest.raises(UsageError, match=r"lacks MNIST's training pictures: put train-images-idx3-ubyte"):
         tool.read(str(tmp_path), 0)
@@ -151,14 +152,18 @@ def test_what_is_said_when_it_cannot_work(tool: ModuleType, tmp_path: Path) -> N
         with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte is damaged .*: fetch it again\."):
             tool.read(str(tmp_path), 0)
     labels.write_bytes(idx(np.arange(29, dtype=np.uint8) % 10))
-    with pytest.raises(DataError, match=r"has pictures \(30, 28, 28\) and labels \(29,\)"):
+    with pytest.raises(DataError, match=r"has uint8 pictures \(30, 28, 28\) and labels \(29,\)"):
         tool.read(str(tmp_path), 0)
     labels.unlink()
     labels.with_name(f"{labels.name}.gz").write_bytes(b"no gzip at all")
     with pytest.raises(DataError, match=r"ubyte\.gz is damaged"):
         tool.read(str(tmp_path), 0)
 
-    for name in ("other.npz", "text.npz"):
+    np.savez(tmp_path / "float.npz", images=np.zeros((4, 28, 28)), labels=np.zeros(4, np.uint8))
+    with pytest.raises(DataError, match=r"has float64 pictures \(4, 28, 28\) .*: give 28×28 pictures of 8"):
+        tool.read(str(tmp_path / "float.npz"), 0)
+    for name in ("other.npz", "text.npz", "array.npy"):
+        np.save(tmp_path / "array.npy", np.zeros((2, 28, 28), np.uint8))
         np.savez(tmp_path / "other.npz", x=np.zeros(3))
         (tmp_path / "text.npz").write_text("not one")
         with pytest.raises(DataError, match=rf"{name} can't be read as MNIST .*: give an \.npz with x_train"):

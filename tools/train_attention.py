@@ -1,7 +1,7 @@
 """Train the attention behind EAR's masks, and save what is needed of it.
 
     python tools/train_attention.py strokes --out src/blemish/nets/attention-strokes.safetensors
-    python tools/train_attention.py mnist.npz --out attention-mnist.safetensors
+    python tools/train_attention.py mnist.npz --out src/blemish/nets/attention-mnist.safetensors
 
 A classifier of 28×28 pictures learns to weigh places by an attention map (EAR, arXiv 2310.04010 v1). Kept
 is the part up to the attention logits, 65 057 numbers, with its provenance in the metadata. Data is one of
@@ -75,10 +75,11 @@ def read(source: str, seed: int) -> Data:
         )
     train, held = folder_of_idx(path) if path.is_dir() else archive(path)
     for pictures, labels in (train, held):
-        if pictures.shape != (len(labels), strokes.SIDE, strokes.SIDE) or not len(labels) or labels.max() > 9:
+        fit = pictures.shape == (len(labels), strokes.SIDE, strokes.SIDE) and pictures.dtype == np.uint8
+        if not fit or not len(labels) or labels.max() > 9:
             raise DataError(
-                f"The data {source} has pictures {pictures.shape} and labels {labels.shape}: give 28×28 "
-                "pictures with a label from 0 to 9 each, for training and held out."
+                f"The data {source} has {pictures.dtype} pictures {pictures.shape} and labels "
+                f"{labels.shape}: give 28×28 pictures of 8 bit with a label from 0 to 9 each, for training and held out."
             )
     return Data(MNIST, lambda _: train, held)
 
@@ -96,7 +97,7 @@ def archive(path: Path) -> tuple[Digits, Digits]:
                 labels = file["labels"][: len(pictures)]
                 return (pictures[:60_000], labels[:60_000]), (pictures[60_000:], labels[60_000:])
             return (file["x_train"], file["y_train"]), (file["x_test"], file["y_test"])
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile, AttributeError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, TypeError) as error:
         raise DataError(
             f"The file {path} can't be read as MNIST ({error}): give an .npz with x_train, y_train, x_test "
             "and y_test, or with images and labels."
@@ -201,6 +202,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UsageError(f"--epochs is {given.epochs}: give at least 1.")
         if not given.out.parent.is_dir():
             raise OutputError(f"The folder {given.out.parent} does not exist: make it, or choose another.")
+        if given.out.suffix != ".safetensors":
+            raise OutputError(f"{given.out} is no name for weights: let it end in .safetensors.")
         data = read(given.data, given.seed)
         network = train(data, epochs=given.epochs, rate=given.rate, seed=given.seed)
         held = accuracy(network, data.held)

@@ -192,6 +192,8 @@ def test_light_is_swayed_by_no_more_than_was_asked_for() -> None:
         {"variant": "mosaic", "saliency": "residual", "cell": 8},
         {"fill": "mean", "scales": 2, "rule": "otsu", "score": "top", "region": "mask+ring"},
         {"saliency": "gaussians", "reduction": 1},
+        {"saliency": "features"},
+        {"saliency": "mnist"},
         {"hide": "riad"},
         {"compare": "features"},
         {"compare": "features", "hide": "riad"},
@@ -348,6 +350,41 @@ def test_the_file_tells_what_drew_attention_and_whose_weights_it_has() -> None:
     assert 0 < facts["loss_visible"] < 1
     facts = fit(pictures(6), method="ear", options=QUICK | {"saliency": "gaussians"}).manifest["facts"]
     assert facts["saliency"] == {"by": "a saliency that learned from nothing"}
+    facts = fit(pictures(6), method="ear", options=QUICK | {"saliency": "features"}).manifest["facts"]
+    assert facts["saliency"]["by"] == "what lite0 sees elsewhere than on average"
+    assert facts["saliency"]["licence"].startswith("Apache-2.0")
+    facts = fit(pictures(6), method="ear", options=QUICK | {"saliency": "mnist"}).manifest["facts"]
+    assert facts["saliency"]["licence"] == "MNIST (LeCun, Cortes and Burges), CC BY-SA 3.0"
+
+
+def test_a_backbone_is_named_where_one_looks() -> None:
+    options = QUICK | {"compare": "features"}
+    assert fit(pictures(6), method="ear", options=QUICK).manifest["backbone"] == "none"
+    assert fit(pictures(6), method="ear", options=options).manifest["backbone"] == "lite0"
+    with pytest.raises(UsageError, match="No backbone looks at anything here: leave resnet18 out"):
+        prepared(QUICK, backbone="resnet18")
+
+
+def test_no_foreground_is_taken_where_nothing_is_painted() -> None:
+    with pytest.raises(UsageError, match="ear paints no defects and so needs no foreground"):
+        fit(pictures(6), method="ear", options=QUICK | {"off": 0}, foreground="masks")
+    assert create("ear").paints
+    assert not create("ear", options={"variant": "mosaic", "hide": "riad"}).paints
+
+
+def test_what_is_hidden_beside_is_hidden_of_examples_alone() -> None:
+    _, plain, _ = prepared({**QUICK, "flips": False})
+    _, more, _ = prepared({**QUICK, "flips": False, "mask_aug": 1.0})
+    assert all(more.example(number)[1].sum() > plain.example(number)[1].sum() for number in range(4))
+    for one, other in zip(plain.kept(plain.train), more.kept(more.train), strict=True):
+        assert torch.equal(one.hidden, other.hidden)
+
+
+def test_too_small_a_size_is_refused() -> None:
+    with pytest.raises(UsageError, match="The working size is 40×16: give sides of at least 17 pixels"):
+        blemish.fit(pictures(4), method="ear", size=(40, 16), options=QUICK)
+    model = blemish.fit(pictures(4), method="ear", size=17, options=QUICK | {"batch": 1})
+    assert np.isfinite(model.inspect(pictures(1)[0]).score)
 
 
 def test_a_vision_transformer_draws_attention(tmp_path: Path) -> None:
@@ -413,6 +450,11 @@ def test_what_cannot_work_is_told() -> None:
         ({"off": 1, "off_in_training": 2}, "has learned nothing, so leave it off"),
         ({"mask_channel": True, "hide": "riad"}, "are not told what is hidden"),
         ({"region": "mask", "hide": "nothing"}, "leave region at all"),
+        ({"vit": "dino"}, "strokes has no transformer: leave --vit out"),
+        ({"attention": "own.safetensors", "saliency": "mnist"}, "mnist has no weights to choose"),
+        ({"cell": 8}, "no mosaic with cells: leave --cell out"),
+        ({"mask_aug": 0.5, "hide": "random"}, "leave --mask-aug out"),
+        ({"remedy": "mean_skip", "off": 2, "off_in_training": 2}, "its mean is of no use"),
     ]
     for options, sentence in wrong:
         with pytest.raises(UsageError, match=sentence):

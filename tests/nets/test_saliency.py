@@ -11,6 +11,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from blemish.errors import UsageError
+from blemish.nets import lite0
 from blemish.nets.attention import Attention
 from blemish.nets.masking import Masking
 from blemish.nets.runtime import export
@@ -18,6 +19,7 @@ from blemish.nets.saliency import (
     LEAST,
     ClassToken,
     DifferenceOfGaussians,
+    FeatureNorm,
     SpectralResidual,
     framed,
     grey,
@@ -32,6 +34,7 @@ SALIENCIES: dict[str, Callable[[Path], nn.Module]] = {
     "strokes, levelled": lambda _: Attention(levelled=True),
     "spectral": lambda _: SpectralResidual(),
     "dog": lambda _: DifferenceOfGaussians(),
+    "features": lambda _: FeatureNorm(lite0.load(), [pictures(2, 3, 64, 64, seed=1)]),
     "vit": lambda folder: ClassToken(save_hub_model("vit", folder)),
     "dinov2": lambda folder: ClassToken(save_hub_model("dinov2", folder)),
 }

@@ -157,8 +157,6 @@ class Method(Protocol):
     """Names of what the scorer returns, in order; after `fit`, for it may depend on the products."""
     notes: ClassVar[dict[str, str]]
     """What to tell the user where such an output, named `note_…`, is above 0 for a picture."""
-    paints: ClassVar[bool]
-    """Whether `fit` paints defects on pictures, and so asks where the product is."""
     told_classes: int
     """How many products the scorer is told to tell apart in a second argument; 0: it takes pictures alone."""
 
@@ -169,6 +167,11 @@ class Method(Protocol):
     @property
     def trains(self) -> bool:
         """Whether `fit` trains a network, and so keeps a checkpoint."""
+        ...
+
+    @property
+    def paints(self) -> bool:
+        """Whether `fit` paints defects on pictures, and so asks where the product is."""
         ...
 
     @property

@@ -23,6 +23,8 @@ LEVELS = (1, 2, 4, 8, 8)
 SIZES = (4, 8, 16, 32)
 """Of a mosaic's cells, to choose among."""
 BATCH = 8
+MORE = 0.05
+"""Share of a picture that is hidden beside what attention hides."""
 WATCHED = 16
 """Pictures that the loss is told of, where they were hidden and where not."""
 
@@ -58,7 +60,7 @@ class Inpainting(_training.Task):
         self.updates, self.patience = config.updates * config.members, config.patience
         self.train, self.aside = _training.kept_aside(train, run.seed, wanted=config.check_every > 0)
         self.check_every = config.check_every * config.members if self.aside else 0
-        self.objective = Loss(config.loss, half=run.preset != "paper")
+        self.objective = Loss(config.loss, half=config.half)
         for unet in network.unets:
             unet.switch(first_off(config.off_in_training))
 
@@ -84,6 +86,8 @@ class Inpainting(_training.Task):
         sample = self.train[int(np.random.default_rng([seed, turn]).permutation(len(self.train))[rank])]
         rng = np.random.default_rng([seed, turn, rank])
         picture, mask = self.run.pixels([sample])[0], self.hidden(sample.name, rng)
+        if self.config.mask_aug and rng.random() < self.config.mask_aug:
+            mask = mask | random_squares(self.run.size, MORE, rng)
         if self.config.flips:
             ways = tuple(axis for axis in (-2, -1) if rng.random() < 0.5)
             picture, mask = np.flip(picture, ways), np.flip(mask, ways)
@@ -98,8 +102,6 @@ class Inpainting(_training.Task):
         mask = np.unpackbits(self.masks[name], count=math.prod(size)).reshape(size).view(np.bool_)
         if self.config.hide == "random":
             return random_squares(size, float(mask.mean()), rng)
-        if rng.random() < self.config.mask_aug:
-            mask = mask | random_squares(size, 0.05, rng)
         return mask
 
     def together(self, some: list[tuple[NDArray[np.float32], NDArray[np.bool_]]], cells: int) -> Batch:

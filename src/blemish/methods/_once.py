@@ -16,7 +16,6 @@ from blemish.methods._contract import Run
 class TrainsOnce(ABC):
     name: ClassVar[str]
     outputs: tuple[str, ...] = ("pred_score", "anomaly_map")
-    paints = False
     told_classes = 0
     leaves_out_quickly = False
     trains = True
@@ -25,6 +24,10 @@ class TrainsOnce(ABC):
     def __init__(self, config: Any) -> None:
         self.config = config
         self.chosen: dict[str, Any] = {}
+
+    @property
+    def paints(self) -> bool:
+        return False
 
     @abstractmethod
     def task(self, train: Samples, run: Run) -> Any:

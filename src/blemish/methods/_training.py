@@ -181,6 +181,7 @@ def key(method: str, config: Any, source: Source | bytes, run: Run) -> dict[str,
     shown = source if isinstance(source, bytes) else source.images.tobytes() + source.foreground.tobytes()
     return {
         "method": method,
+        "preset": run.preset,
         **asdict(config),
         **{name: contents(Path(getattr(config, name))) for name in PLACES if getattr(config, name, "")},
         "backbone": run.backbone,

@@ -35,6 +35,7 @@ from blemish.memory.surprise import Surprise, settle
 from blemish.methods import _training
 from blemish.methods._contract import Run, in_turn
 from blemish.methods._excision import Each, EarScorer, Filling, First, Likeness, Pairs, Passes, relit
+from blemish.methods._features import picture_key
 from blemish.methods._inpainting import LEVELS, SIZES, Inpainting, first_off
 from blemish.methods._once import TrainsOnce
 from blemish.methods._registry import register
@@ -49,7 +50,7 @@ from blemish.nets.reconstruction import (
     Summary,
     random_squares,
 )
-from blemish.nets.saliency import ClassToken, DifferenceOfGaussians, SpectralResidual
+from blemish.nets.saliency import ClassToken, DifferenceOfGaussians, FeatureNorm, SpectralResidual
 from blemish.nets.unet import UNet, mean_skips, recalibrate, sliced
 
 SHALLOW = (2, 1, 0)
@@ -59,6 +60,8 @@ PAINTED, OPACITY = 64, (0.8, 1.0)
 """Defects that both are chosen by: fainter ones are lost in what differs between pixels of good pictures."""
 ENOUGH = 8
 """Pictures kept aside that tell how far good ones differ; of fewer all pictures are asked."""
+SMALLEST = 17
+"""Pixels; of fewer the U-Net's deepest map has a single cell, of which no variance can be taken."""
 LOOKED_AT, MEASURED = 96, 32
 """Good pictures that tell what to expect of a rebuilt one, and how far what is seen of them varies."""
 
@@ -81,18 +84,20 @@ class Config:
     """Channels of the U-Net's first level; the deeper ones have 2, 4, 8 and 8 times as many."""
     hide: Hide = "attention"
     """What is hidden. To compare with: `random` squares of the same area, `riad`'s passes, `nothing`."""
-    saliency: Literal["strokes", "residual", "gaussians", "vit"] = "strokes"
-    """What draws attention: strokes, a spectrum's residual, what differs between scales, or a transformer."""
+    saliency: Literal["strokes", "mnist", "residual", "gaussians", "features", "vit"] = "strokes"
+    """What draws attention: strokes as in drawn glyphs or in MNIST's digits, a spectrum's residual, what
+    differs between scales, what the backbone sees elsewhere than on average, or a transformer."""
     attention: str = ""
-    """Weights for `strokes` that tools/train_attention.py made, of MNIST say; ours know drawn glyphs."""
+    """Other weights for `strokes`, made with tools/train_attention.py."""
     vit: str = ""
-    """The transformer, for `vit`: a model id of the hub or a folder."""
+    """The transformer, for `vit`: a model id of the hub or a folder. The paper's mosaic has DINO's."""
     levelled: bool = True
     """Whether the local mean is taken off first: to the attention all that is bright is ink."""
     polarity: Literal["both", "bright", "dark"] = "both"
     """Which strokes draw attention."""
     reduction: int = 2
-    """By how many times a picture is reduced before it is looked at for strokes of 2 to 6 pixels."""
+    """By how many times a picture is reduced before what draws attention is looked for; the attention for
+    strokes finds those of 2 to 6 pixels."""
     scales: int = 1
     """At how many sizes the reduced picture is looked at, each half the last."""
     rule: Literal["tukey", "sigma1", "sigma2", "sigma3", "top1", "top5", "top10", "top25", "otsu"] = "tukey"
@@ -104,14 +109,16 @@ class Config:
     cell: int = 0
     """Side of a mosaic's cells in pixels, 0: chosen on painted defects."""
     off: int = -1
-    """Shallow skips that are off in inspection; -1: two, one or none by painted defects; -2: two. In mosaic,
-    and where nothing is hidden by attention, both mean none."""
+    """Shallow skips that are off in inspection; -1: two, one or none by painted defects; -2: two. In mosaic
+    and in RIAD's passes, and where nothing is hidden, both mean none."""
     off_in_training: int = 0
     """Shallow skips that are off in training."""
     remedy: Literal["none", "bn_recal", "mean_skip"] = "none"
     """For skips that are off: take batch norms anew, or put a skip's mean in its place."""
     loss: Parts = "l2+ssim+msgms"
     """What is made small."""
+    half: bool = True
+    """Whether the likeness of structure in it (SSIM) is taken at half the size."""
     likeness: float = 1.0
     """Weight beside it, if features are compared, of how far they are apart."""
     compare: Literal["features", "msgms"] = "features"
@@ -125,7 +132,7 @@ class Config:
     mask_channel: bool = False
     """Whether the U-Net is told what is hidden."""
     mask_aug: float = 0.0
-    """Share of training pictures that a random square more is hidden of."""
+    """Share of training pictures of which random squares more are hidden, a twentieth of the picture."""
     flips: bool = True
     """Whether training pictures are flipped."""
     light: float = 0.1
@@ -162,8 +169,27 @@ class Config:
             raise UsageError("RIAD's passes are not told what is hidden: leave mask_channel or riad out.")
         if self.region != "all" and self.hide == "nothing":
             raise UsageError("Nothing is hidden, so no score can come from there: leave region at all.")
-        if self.saliency == "vit" and not self.vit:
-            raise UsageError("The saliency vit needs a transformer: name it with --vit.")
+        without = f"The saliency {self.saliency} has no"
+        for wrong, sentence in (
+            (
+                self.saliency == "vit" and not self.vit,
+                "The saliency vit needs a transformer: name it with --vit.",
+            ),
+            (self.vit and self.saliency != "vit", f"{without} transformer: leave --vit out."),
+            (
+                self.attention and self.saliency != "strokes",
+                f"{without} weights to choose: leave --attention out.",
+            ),
+            (self.cell and self.filling != "mosaic", "There is no mosaic with cells: leave --cell out."),
+            (self.mask_aug and self.hide != "attention", "Attention hides nothing: leave --mask-aug out."),
+            (
+                self.off_in_training and self.remedy == "mean_skip",
+                "Through a skip that was off in training nothing was learned, so its mean is of no use: "
+                "leave --off-in-training or the remedy mean_skip out.",
+            ),
+        ):
+            if wrong:
+                raise UsageError(sentence)
 
     @property
     def filling(self) -> Fill:
@@ -182,9 +208,14 @@ class Config:
 
     @property
     def cells(self) -> tuple[int, ...]:
-        if self.filling == "mosaic" and not self.cell:
+        if self.filling == "mosaic" and not self.cell and self.hide in ("attention", "random"):
             return SIZES
         return (self.cell or SIZES[-2],)
+
+    @property
+    def looks(self) -> bool:
+        """Whether a backbone does."""
+        return "features" in (self.compare, self.saliency)
 
 
 def saliency_of(config: Config) -> nn.Module:
@@ -195,7 +226,7 @@ def saliency_of(config: Config) -> nn.Module:
     if config.saliency == "gaussians":
         return DifferenceOfGaussians()
     return Attention(
-        Path(config.attention) if config.attention else "strokes",
+        Path(config.attention) if config.attention else config.saliency,
         polarity=config.polarity,
         scales=[0.5**level for level in range(config.scales)],
         levelled=config.levelled,
@@ -209,13 +240,15 @@ def source_of(saliency: nn.Module) -> dict[str, str]:
         return told | {name: saliency.provenance.get(name, "unknown") for name in ("data", "licence")}
     if isinstance(saliency, ClassToken):
         return {"by": f"the attention of {saliency.backbone.name}", "licence": saliency.backbone.licence}
+    if isinstance(saliency, FeatureNorm):
+        name, licence = saliency.backbone.name, saliency.backbone.licence
+        return {"by": f"what {name} sees elsewhere than on average", "licence": licence}
     return {"by": "a saliency that learned from nothing"}
 
 
 @register
 class EAR(TrainsOnce):
     name: ClassVar[str] = "ear"
-    paints = True
     Config: ClassVar[type] = Config
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "fast": {},
@@ -229,6 +262,7 @@ class EAR(TrainsOnce):
             "smooth": 0.0,
             "reduction": 1,
             "levelled": False,
+            "half": False,
             "light": 0.0,
             "patience": 320,
         },
@@ -238,17 +272,23 @@ class EAR(TrainsOnce):
         "note_capped": "More than half of the picture is conspicuous: the most conspicuous half was hidden."
     }
 
+    @property
+    def paints(self) -> bool:
+        return len(self.config.offs) * len(self.config.cells) > 1
+
     def fit(self, train: Samples, run: Run) -> nn.Module:
         self.look(train, run)
         task = self.task(train, run)
-        one = _training.probe(deepcopy(task), run)
+        one = _training.probe(self.task(train, run), run)
         self.chosen["expected_seconds"] = round(one.seconds * task.updates)
+        by = f" by {self.chosen['saliency']['by']}" if "saliency" in self.chosen else ""
         run.say(
-            f"Learning from {len(train)} images, of which {100 * self.share:.0f} % is hidden: "
+            f"Learning from {len(train)} images, of which {100 * self.share:.0f} % is hidden{by}: "
             f"{task.updates} updates of {self.config.batch}, about {one.seconds * task.updates:.0f} s, and "
             "then good pictures are looked at again."
         )
-        scorer = self.learned(task, run, run.source(train))
+        pictures = "".join(picture_key(run.picture(sample)) for sample in train)
+        scorer = self.learned(task, run, pictures.encode())
         self.network = task.network
         self.chosen |= task.inside_and_outside()
         return scorer
@@ -256,6 +296,14 @@ class EAR(TrainsOnce):
     def look(self, train: Samples, run: Run) -> None:
         """What is hidden of each training picture, one bit a pixel: it depends on the picture alone."""
         config = self.config
+        if min(run.size) < SMALLEST:
+            raise UsageError(
+                f"The working size is {run.size[0]}×{run.size[1]}: give sides of at least {SMALLEST} pixels."
+            )
+        if not config.looks:
+            if run.backbone != "lite0":
+                raise UsageError(f"No backbone looks at anything here: leave {run.backbone} out.")
+            self.chosen["backbone"] = "none"
         self.ways = [(off, cells) for off in config.offs for cells in config.cells]
         self.likeness: Likeness | None = None
         if config.compare == "features":
@@ -270,7 +318,7 @@ class EAR(TrainsOnce):
         if config.hide in ("attention", "random"):
             dilation = -(-config.dilation // config.reduction)
             masking = Masking(config.rule, dilation)
-            saliency = saliency_of(config)
+            saliency = self.saliency(train, run)
             self.chosen["saliency"] = source_of(saliency)
             self.hiding = Hiding(saliency, masking, config.reduction)
             masks = run.outputs(run.compiled(self.hiding), train, "attention")
@@ -280,11 +328,17 @@ class EAR(TrainsOnce):
         self.share = float(np.mean(shares)) if shares else (1 / 3 if config.hide == "riad" else 0.0)
         self.chosen |= {
             "hidden": round(self.share, 4),
-            "most_hidden": round(max(shares, default=0.0), 4),
+            "most_hidden": round(max(shares, default=self.share), 4),
         }
         if config.hide == "random":
             fixed = random_squares(run.size, self.share, np.random.default_rng([run.seed]))
             self.hiding = Constant(torch.from_numpy(fixed).float())
+
+    def saliency(self, train: Samples, run: Run) -> nn.Module:
+        if self.config.saliency != "features":
+            return saliency_of(self.config)
+        few = train[:: -(-len(train) // MEASURED)]
+        return FeatureNorm(run.load_backbone(), map(torch.from_numpy, run.batches(few)))
 
     def task(self, train: Samples, run: Run) -> Inpainting:
         config, channels = self.config, run.format.channels

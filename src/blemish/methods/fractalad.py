@@ -212,7 +212,7 @@ class Segmenting(_training.Task):
 
     def seconds(self) -> float:
         """How long all updates will take, at most."""
-        one, drawn = _training.probe(deepcopy(self), self.run), self.updates
+        one, drawn = _training.probe(deepcopy(self, {id(self.run): self.run}), self.run), self.updates
         if self.pool:
             drawn = min(drawn, math.ceil(self.pool / self.config.batch))
         return self.updates * one.seconds + drawn * one.drawing
@@ -317,13 +317,16 @@ def maker_of(config: Config, source: Source) -> FractalMaker:
 @register
 class FractalAD(TrainsOnce):
     name: ClassVar[str] = "fractalad"
-    paints = True
     Config: ClassVar[type] = Config
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "fast": {},
         "full": {"updates": 2000, "patience": 6},
         "paper": PAPER,
     }
+
+    @property
+    def paints(self) -> bool:
+        return True
 
     def fit(self, train: Samples, run: Run) -> FractalScorer:
         task = self.prepared(train, run)

@@ -161,7 +161,7 @@ class LTAD:
     def fit(self, train: Samples, run: Run) -> LtadScorer:
         self.look(train, run)
         naming, judgement = self.tasks(train, run)
-        same = {id(self.gaze.tower): self.gaze.tower}
+        same = {id(each): each for each in (self.gaze.tower, run)}
         expected = sum(
             _training.probe(deepcopy(task, dict(same)), run).seconds * task.updates
             for task in (naming, judgement)

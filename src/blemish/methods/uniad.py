@@ -13,7 +13,6 @@ schedule, for two CPU cores; and which product a picture shows, by the means of 
 """
 
 from abc import abstractmethod
-from copy import deepcopy
 from dataclasses import dataclass
 from math import ceil, sqrt
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -279,7 +278,7 @@ class UniAD(TrainsOnce):
     def fit(self, train: Samples, run: Run) -> UniadScorer:
         self.look(train, run)
         task = self.task(train, run)
-        one = _training.probe(deepcopy(task), run)
+        one = _training.probe(self.task(train, run), run)
         self.chosen["expected_seconds"] = round(one.seconds * task.updates)
         run.say(
             f"Learning from {len(train)} images of {len(train.classes)} "

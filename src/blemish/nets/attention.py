@@ -4,8 +4,8 @@ Paper: Park et al., "Excision and Recovery", arXiv 2310.04010 v1; the layers are
 public code for MNIST. The attention answers to the ends, bends and crossings of strokes, as scratches have.
 Ours: few epochs, several scales, both polarities, mirrored borders, a floor for the range of a flat picture,
 and levelling.
-Weights: `strokes` (Apache-2.0, as this package) learned from glyphs drawn by `strokes.py`; a file made by
-tools/train_attention.py tells in its metadata what it learned from.
+Weights: `strokes` (Apache-2.0, as this package) learned from glyphs drawn by `strokes.py`, `mnist` (CC BY-SA
+3.0) from MNIST; their metadata tells how tools/train_attention.py made them.
 """
 
 from collections.abc import Sequence

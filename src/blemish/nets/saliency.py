@@ -1,10 +1,12 @@
 """Where a picture catches the eye: pictures in 0..1 → maps (N, H, W) that are not negative and sum to 1.
 
 What all such maps share, and those that need no weights of ours: the spectral residual (Hou & Zhang, CVPR
-2007), the energy of differences of Gaussians, and the class token's attention in a vision transformer (DINO's
-visualisation, Caron et al., arXiv 2104.14294). Each may stand in for the stroke attention of EAR.
+2007), the energy of differences of Gaussians, what a frozen network sees elsewhere than on average, and the
+class token's attention in a vision transformer (DINO's visualisation, Caron et al., arXiv 2104.14294). Each
+may stand in for the stroke attention of EAR.
 """
 
+from collections.abc import Iterable
 from math import ceil, pi, sqrt
 from typing import Any
 
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from blemish.defects.augment import LUMA
 from blemish.errors import UsageError
 from blemish.nets import hub
-from blemish.nets.backbone import colour_groups
+from blemish.nets.backbone import Backbone, colour_groups
 
 Array = NDArray[np.float64]
 
@@ -137,6 +139,30 @@ def blurred(light: Tensor, sigma: float) -> Tensor:
     weight = light.new_tensor(window / window.sum())
     light = framed(light, (reach, reach), (reach, reach))
     return F.conv2d(F.conv2d(light, weight[None, None, :, None]), weight[None, None, None, :])
+
+
+class FeatureNorm(nn.Module):
+    """How far a network's deepest map is from its mean over good pictures."""
+
+    def __init__(self, backbone: Backbone, good: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.backbone = backbone.quick()
+        self.tap = backbone.taps[-1]
+        with torch.no_grad():
+            means = torch.cat([self.deepest(pictures).mean((2, 3)) for pictures in good])
+        self.mean: Tensor
+        self.register_buffer("mean", means.mean(0))
+
+    def deepest(self, pictures: Tensor) -> Tensor:
+        groups = [self.backbone(group, (self.tap.name,))[0] for group in colour_groups(pictures)]
+        return torch.stack(groups).mean(0)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        height, width = size_of(pictures)
+        stride = self.tap.stride
+        whole = framed(pictures, (0, -height % stride), (0, -width % stride))
+        far = (self.deepest(whole) - self.mean[:, None, None]).square().sum(1).sqrt()
+        return shares(spread(far + LEAST, size_of(whole))[:, :height, :width])
 
 
 class ClassToken(nn.Module):
