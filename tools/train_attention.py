@@ -79,7 +79,8 @@ def read(source: str, seed: int) -> Data:
         if not fit or not len(labels) or labels.max() > 9:
             raise DataError(
                 f"The data {source} has {pictures.dtype} pictures {pictures.shape} and labels "
-                f"{labels.shape}: give 28×28 pictures of 8 bit with a label from 0 to 9 each, for training and held out."
+                f"{labels.shape}: give 28×28 pictures of 8 bit with a label from 0 to 9 each, for training "
+                "and held out."
             )
     return Data(MNIST, lambda _: train, held)
 

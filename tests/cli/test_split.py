@@ -105,6 +105,19 @@ def test_a_published_list(blemish: Blemish, parts: Path, tmp_path: Path) -> None
     assert done.stdout.splitlines()[-2] == "The largest class is 5 times the smallest"
 
 
+def test_good_images_set_aside_for_testing_count_where_a_list_learns_from_them(
+    blemish: Blemish, parts: Path, tmp_path: Path
+) -> None:
+    for klass in ("canvas", "felt"):
+        (tmp_path / "others" / klass).mkdir(parents=True)
+        (parts / klass / "train/good").rename(tmp_path / "others" / klass / "good")
+        (parts / klass / "test/good").rename(tmp_path / "others" / klass / "bad")
+    every = sorted((tmp_path / "others").glob("*/good/*"))
+    (tmp_path / "all.txt").write_text("\n".join(f"{path.relative_to(tmp_path / 'others')}" for path in every))
+    told = blemish("split", "others", "--list", "all.txt", "--out", "mine.json").stdout
+    assert f": {len(every)} of {len(every)} training images" in told
+
+
 def test_images_set_aside_are_left_out_and_that_is_told(blemish: Blemish, parts: Path) -> None:
     (parts / "felt/validation").mkdir()
     (parts / "felt/test/good").rename(parts / "felt/validation/good")
@@ -131,6 +144,16 @@ BAD: dict[str, tuple[Sequence[str], int, str]] = {
         ["parts", "--out", "l.json", "--long-tail", "exp2", "--order", "felt,canvas"],
         2,
         "The order felt,canvas is none of the classes canvas,felt,knurl: name each of them once",
+    ),
+    "order of a list": (
+        ["parts", "--out", "l.json", "--list", "p.json", "--order", "random"],
+        2,
+        "A published list has its own order and draw: leave --order and --seed out",
+    ),
+    "seed of a list": (
+        ["parts", "--out", "l.json", "--list", "p.json", "--seed", "3"],
+        2,
+        "A published list has its own order and draw: leave --order and --seed out",
     ),
     "suffix": (
         ["parts", "--out", "l.csv", "--long-tail", "exp2"],

@@ -103,6 +103,19 @@ def test_what_is_not_there_is_told(parts: Path, tmp_path: Path) -> None:
     assert sorted(sample.name for sample in found.samples.role(Role.TRAIN)) == sorted(NAMES)
 
 
+@pytest.mark.parametrize("split", ["train", "Train"])
+def test_what_is_learnt_from_though_it_is_defective_is_noise_and_no_test(
+    parts: Path, tmp_path: Path, split: str
+) -> None:
+    """One such entry would take all other test images of its class away."""
+    listed = [*rows(split=split), {"filename": "nut/test/cut/0.png", "label": "cut", "split": split}]
+    (tmp_path / "n.jsonl").write_text("\n".join(map(json.dumps, listed)))
+    found = find_published(read(parts), parts, tmp_path / "n.jsonl")
+    assert [entry.path for entry in found.noise] == ["nut/test/cut/0.png"]
+    test = Counter(sample.klass for sample in found.samples.role(Role.TEST))
+    assert test == {"nut": 4, "bolt": 4}
+
+
 @pytest.mark.parametrize(
     ("name", "text", "error"),
     [

@@ -2,6 +2,7 @@ import json
 import tempfile
 import tracemalloc
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ def test_one_record_a_class_and_progress_over_every_test_picture(tmp_path: Path,
         seen.append((what, total, len(held)))
         return held
 
-    evaluation = evaluate(toy_model(), read(tmp_path / "parts"), progress=progress)
+    evaluation = evaluate(toy_model(classes=["bolt", "nut"]), read(tmp_path / "parts"), progress=progress)
     bolt, nut = evaluation.records
     assert [(r["dataset"], r["class"], r["n_test"]) for r in (bolt, nut)] == [
         ("parts", "bolt", 9),
@@ -180,6 +181,11 @@ def test_what_cannot_be_evaluated_is_refused_by_name(tmp_path: Path, toy_model: 
     model, samples = toy_model(), read(root)
     with pytest.raises(DataError, match=r"^plate has no test images: add some"):
         evaluate(model, samples.role(Role.TRAIN))
+    two = [replace(sample, klass=f"{number % 2}") for number, sample in enumerate(samples)]
+    with pytest.raises(
+        DataError, match=r"^plate has several products, 0 for one, and .* choose it with --class"
+    ):
+        evaluate(model, samples.with_items(two))
     with pytest.raises(PixelFormatError, match=r"^test/dent/008\.png is 8-bit RGB"):
         evaluate(toy_model(channels=1), samples)
     images.write_png(root / "ground_truth/dent/009_mask.png", np.full((20, 20, 3), 255, np.uint8))

@@ -105,7 +105,7 @@ def test_the_page_says_what_the_evaluation_says(
 def test_classes_have_sections_and_a_table_of_contents(tmp_path: Path, toy_model: ToyModel) -> None:
     write_tree(tmp_path / "parts/bolt", masks=False)
     write_tree(tmp_path / "parts/nut", bad=0)
-    model, samples = toy_model(), read(tmp_path / "parts")
+    model, samples = toy_model(classes=["bolt", "nut"]), read(tmp_path / "parts")
     write_report(evaluate(model, samples), model, samples, tmp_path / "report.html")
     page = Page(tmp_path / "report.html")
     assert page.values("href") == ["#class-1", "#class-2"]

@@ -18,7 +18,9 @@ from blemish.methods import Run, _phases, _training, create
 from blemish.methods._evidence import naming_accuracy, scores_by_names, shared_state, with_a_name
 from blemish.methods._phases import Judgement, Naming
 from blemish.methods.ltad import LTAD, Config
+from blemish.nets.distillation import Moments
 from blemish.nets.namestate import NameState, Words
+from blemish.nets.semantic import Lite
 from tests.methods.product import SIDE, datasets, pictures, run_for
 from tests.methods.test_uniad import products
 from tests.nets.test_language import save_language
@@ -420,9 +422,29 @@ def test_presets_and_what_cannot_work() -> None:
         ({"vae_width": 12}, "vae_width is 12: give a multiple of 8"),
         ({"batch": 0}, "batch is 0: give at least 1"),
         ({"sad_cell": 17}, "sad_cell is 17: give at most 16"),
+        ({"fusion": "harmonic", "score_of": "sad"}, "asks both scores: leave --score-of out"),
+        ({"fusion": "harmonic"}, "scores between 0 and 1: choose --semantic learned"),
+        ({"sad_level": "image"}, "shown whole pictures: choose --semantic learned"),
+        ({"vlm": "align", "taps": ("s8",)}, "no taps to choose: leave --taps out"),
+        ({"vlm": "align", "tower": "frozen"}, "frozen anyway: leave --tower out"),
+        ({"ensemble": True}, "no words are read: leave --ensemble out"),
     ):
         with pytest.raises(UsageError, match=message):
             create("ltad", options=changes)
+
+
+def test_a_language_looks_in_place_of_a_backbone() -> None:
+    samples = products({"a": 3})
+    with pytest.raises(UsageError, match="align looks in place of a backbone: leave resnet18 out"):
+        create("ltad", options={"vlm": "align"}).look(samples, run_for(samples, backbone="resnet18"))
+
+
+def test_a_class_alone_has_the_closed_form_that_it_has_among_all() -> None:
+    generator = torch.Generator().manual_seed(0)
+    usual = [Moments.of([[torch.randn(6, 9, 9, generator=generator)]])[0] for _ in range(3)]
+    whole, one = (Lite.of(usual, [4, 30, 9], (2, 4), only=only) for only in (None, 1))
+    for name in ("means", "whitening"):
+        assert torch.equal(getattr(whole, name)[1], getattr(one, name)[1])
 
 
 def test_other_pictures(small: dict[str, str]) -> None:

@@ -319,8 +319,8 @@ def test_other_pictures(small: dict[str, str]) -> None:
     [
         ({"batch": 0}, "batch is 0: give at least 1"),
         ({"dropout": 1.0}, "dropout is 1.0: give a share below 1"),
-        ({"neighbours": 4}, "give odd numbers"),
-        ({"width": 10, "heads": 4}, "even multiple of 4 heads"),
+        ({"neighbours": 4}, "neighbours is 4: give an odd number"),
+        ({"width": 10, "heads": 4}, "width is 10: give an even multiple of the 4 heads"),
         ({"taps": ("s9",)}, "no tap 's9'"),
     ],
 )

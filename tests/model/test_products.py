@@ -105,6 +105,8 @@ def test_what_looks_like_each_product_as_chance_has_it_looks_like_none() -> None
     shares = np.array([0.3, 0.35])
     assert recognised(shares, CLASSES, None, 0.1) == Seen(None, 0.35, known=False)
     assert recognised(np.array([0.1, 0.6]), CLASSES, None, 0.1) == Seen("bright", 0.6)
+    for least in (None, 0.5):  # called by the same name, products are all alike
+        assert recognised(np.array([0.5, 0.5]), CLASSES, None, least) == Seen(None, 0.5, known=False)
 
 
 def test_one_product_is_as_ever() -> None:

@@ -1,3 +1,4 @@
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -48,6 +49,8 @@ def split(
         raise UsageError(
             "Give either --long-tail KIND, to make a split, or --list FILE, to use a published one."
         )
+    if published is not None and (order != "size" or seed):
+        raise UsageError("A published list has its own order and draw: leave --order and --seed out.")
     if out.suffix != ".json":
         raise OutputError(f"{out} is no name for such a list: let it end in .json.")
     check_file(out, source, published)
@@ -88,7 +91,9 @@ def some(names: Iterable[str]) -> str:
 
 
 def show(samples: Samples, chosen: Samples, out: Path) -> None:
-    tail, having = chosen.tail, data.train_counts(samples)
+    learnt = {sample.name for sample in chosen.role(Role.TRAIN)}
+    tail = chosen.tail
+    having = Counter(s.klass for s in samples if s.role is Role.TRAIN or s.name in learnt)
     assert tail is not None
     group = {klass: name for name, group in tail.groups._asdict().items() for klass in group}
     table(

@@ -39,9 +39,11 @@ class Entry(NamedTuple):
 
     @property
     def tests(self) -> bool:
-        return "test" in (
-            part.lower() for part in (self.split, *self.within, *PurePosixPath(self.path).parts)
-        )
+        return "test" in map(str.lower, (self.split, *self.within, *PurePosixPath(self.path).parts))
+
+    @property
+    def learns(self) -> bool:
+        return "train" in map(str.lower, (self.split, *self.within))
 
     @property
     def klass(self) -> str:
@@ -128,11 +130,13 @@ def _entries(node: object, keys: tuple[str, ...] = ()) -> Iterator[Entry]:
             for key, each in node.items():
                 yield from _entries(each, (*keys, str(key)))
         elif PICTURE.fullmatch(path):
-            split = _cell(node, ("split",)) or ("train" if "train" in _clean(path).lower().split("/") else "")
+            split = _cell(node, ("split",)).lower() or (
+                "train" if "train" in _clean(path).lower().split("/") else ""
+            )
             bad = _cell(node, LABEL).lower() in BAD_WORDS | {"1", "1.0", "true"}
             klass = _cell(node, CLASS)
             noise = NOISE in keys or (bad and split == "train")
-            yield Entry(_clean(path), (*within, klass) if klass else within, noise, split.lower())
+            yield Entry(_clean(path), (*within, klass) if klass else within, noise, split)
 
 
 def _cell(row: dict[Any, Any], names: Sequence[str]) -> str:
@@ -157,11 +161,13 @@ def find_published(samples: Samples, root: Path, path: Path) -> Published:
         for file in mask_files(sample.mask)
     }
     named: dict[str, Sample] = {}
-    missing = []
+    missing, noise = [], [entry for entry in entries if entry.noise]
     for entry in entries:
         if (place := next((each for each in entry.places() if each in known), None)) is None:
             missing.append(entry)
-        elif (sample := known[place]) is not None and not entry.noise:
+        elif (sample := known[place]) is not None and sample.bad and entry.learns:
+            noise.append(entry)
+        elif sample is not None and not entry.noise:
             # Where only folders say what is good, some of it was set aside for testing.
             learns = sample.role is Role.TEST and not sample.bad and not entry.tests
             named[sample.name] = replace(sample, role=Role.TRAIN) if learns else sample
@@ -183,6 +189,6 @@ def find_published(samples: Samples, root: Path, path: Path) -> Published:
         samples=replace(found, tail=Tail(path.stem, None, (), train_counts(found))),
         entries=len(entries),
         missing=tuple(missing),
-        noise=tuple(entry for entry in entries if entry.noise),
+        noise=tuple(dict.fromkeys(noise)),
         untrained=tuple(sorted({sample.klass for sample in named.values()} - learnt)),
     )

@@ -139,6 +139,11 @@ def evaluate(model: Inspector, samples: Samples, *, progress: Progress | None = 
                     f"{samples.name} has the class {klass}, which {model.name} was not fitted on: "
                     f"{known(model.classes)} with --class, or fit a model with it."
                 )
+    elif len(test.classes) > 1:
+        raise DataError(
+            f"{samples.name} has several products, {test.classes[0]} for one, and {model.name} was "
+            "fitted on one without a name: choose it with --class, or fit a model of all."
+        )
     model.inspect(test[0].read(), name=test[0].name)  # opens the graph, which is no part of a picture's time
     classes = tuple(_evaluate_class(model, test, klass, progress or _silently) for klass in test.classes)
     # Every class was tested with the same model, so its training images are not added up.

@@ -124,6 +124,26 @@ class Config(uniad.Config):
             raise UsageError(f"rho is {self.rho}: give a share below 1.")
         if self.vae_width < 8 or self.vae_width % 8:
             raise UsageError(f"vae_width is {self.vae_width}: give a multiple of 8.")
+        harmonic = self.fusion == "harmonic"
+        for wrong, sentence in (
+            (harmonic and self.score_of != "both", "Harmonic fusion asks both scores: leave --score-of out."),
+            (
+                harmonic and self.semantic != "learned",
+                "Harmonic fusion asks for scores between 0 and 1: choose --semantic learned.",
+            ),
+            (
+                self.sad_level == "image" and self.semantic != "learned",
+                "Only the learned classifier is shown whole pictures: choose --semantic learned.",
+            ),
+            (self.vlm and self.taps, "A vision–language model has no taps to choose: leave --taps out."),
+            (self.ensemble and not self.vlm, "Without a text no words are read: leave --ensemble out."),
+            (
+                self.vlm and self.tower == "frozen",
+                "A vision–language model's text tower is frozen anyway: leave --tower out.",
+            ),
+        ):
+            if wrong:
+                raise UsageError(sentence)
 
 
 PAPER: dict[str, Any] = {
@@ -216,7 +236,7 @@ class LTAD:
         if parts[klass] and isinstance(sad, Lite):
             usual = [*self.usual]
             usual[klass] = self.patches_of(parts[klass])
-            rest = Lite.of(usual, [len(part) for part in parts], self.stages)
+            rest = Lite.of(usual, [len(part) for part in parts], self.stages, only=klass)
             sad.take(klass, rest, self.remembered(rest, klass, parts[klass]) if self.config.rows else None)
         return scorer
 
@@ -226,6 +246,8 @@ class LTAD:
         tower: Stacked | VisionLanguage
         compared, channels = config.semantic == "lite" and config.score_of != "rm", run.format.channels
         if config.vlm:
+            if run.backbone != "lite0" or run.weights is not None:
+                raise UsageError(f"{config.vlm} looks in place of a backbone: leave {run.backbone} out.")
             tower, grid = load_language(config.vlm), None
             self.tier, licence = tower.tier, tower.licence
         else:
@@ -284,8 +306,8 @@ class LTAD:
     ) -> tuple[Reconstruction | None, Semantic | None, ConditionalVAE]:
         config, space = self.config, sight.space
         channels, own = len(space.deviations), len(space.own_mean)
-        start = None
-        if self.language is not None and not self.language.patches_in_text_space:
+        learned, start = config.score_of != "rm" and config.semantic == "learned", None
+        if learned and self.language is not None and not self.language.patches_in_text_space:
             start = to_texts(sight.of([sample]) for sample in train)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.seed)
@@ -297,7 +319,6 @@ class LTAD:
             vae = ConditionalVAE(
                 channels + own, self.gaze.grid, space.width, width=config.vae_width, latent=config.vae_width
             )
-        learned = config.score_of != "rm" and config.semantic == "learned"
         return (None if config.score_of == "sad" else rm), (sad if learned else None), vae
 
     def learned(

@@ -43,7 +43,7 @@ class Config:
     taps: tuple[str, ...] = ()
     """Stages of the backbone whose maps are rebuilt; when empty the last of each stride up to 16."""
     kept: int = 128
-    """Principal directions of the maps that are kept, 0: all."""
+    """Principal directions of the maps that are kept, 0: all, in `ltad` of 512 at most."""
     standardised: bool = True
     """Whether all channels vary alike, before directions are chosen."""
     whiten: float = 1.0
@@ -99,6 +99,10 @@ class Config:
                 raise UsageError(f"{name} is {getattr(self, name)}: give at least {least}.")
         if not 0 <= self.dropout < 1:
             raise UsageError(f"dropout is {self.dropout}: give a share below 1.")
+        if self.neighbours < 1 or self.neighbours % 2 == 0:
+            raise UsageError(f"neighbours is {self.neighbours}: give an odd number, so that it has a middle.")
+        if self.width % self.heads or self.width % 2:
+            raise UsageError(f"width is {self.width}: give an even multiple of the {self.heads} heads.")
 
     def updates_for(self, images: int) -> int:
         most = ceil(self.epochs * images / self.batch)

@@ -11,6 +11,8 @@ from blemish.errors import UsageError
 from blemish.model.calibration import Calibration, upper_bound
 
 UNKNOWN = "It looks like none of the products that the model knows."
+SURER = 1.001
+"""By how many times more than by chance a picture is to look like a product."""
 LEAST_OWN = 5
 """Good images from which on a product has thresholds of its own."""
 
@@ -115,6 +117,6 @@ def recognised(
         return Seen(None, None)
     best = int(shares.argmax())
     confidence = float(shares[best])
-    chance = 1 / len(classes)  # the least that few images tell may lie below it
-    known_one = least is None or confidence >= max(least, chance)
+    told_apart = confidence > SURER / len(classes)  # the least that few images tell may lie below that
+    known_one = told_apart and (least is None or confidence >= least)
     return Seen(classes[best] if known_one else None, confidence, known_one)

@@ -6,7 +6,7 @@ Ours: what an abnormal patch is, for nobody has any to learn from: noise, patche
 the reconstruction misses, overdone; each within a blob.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from math import log, sqrt
 from typing import Literal, NamedTuple
@@ -126,12 +126,20 @@ class Lite(nn.Module):
         self.rows = nn.Parameter(torch.zeros(classes, 1, kept), False)
 
     @classmethod
-    def of(cls, usual: Sequence[Moments], counts: Sequence[int], stages: Sequence[int] = ()) -> "Lite":
+    def of(
+        cls,
+        usual: Sequence[Moments],
+        counts: Sequence[int],
+        stages: Sequence[int] = (),
+        *,
+        only: int | None = None,
+    ) -> "Lite":
         """From the moments of each class's normal patches, of which it remembers the mean.
 
         `stages`: channels of each stage of the network, all by default one. Each counts as much as any other,
-        or a deep one of many channels would hide what the first see.
+        or a deep one of many channels would hide what the first see. `only`: the one class that is asked for.
         """
+        wanted = range(len(usual)) if only is None else [only]
         stages = tuple(stages) or (len(usual[0].mean),)
         kept = [min(width, MOST) for width in stages]
         self = cls(len(usual), sum(stages), sum(kept))
@@ -141,7 +149,7 @@ class Lite(nn.Module):
             own = slice(columns - width, columns)
             each = [moments.covariance[own, own] for moments in usual]
             share = sqrt(sum(kept) / (len(stages) * most))
-            for number, turn in enumerate(whitened(each, counts, most)):
+            for number, turn in zip(wanted, whitened(each, counts, most, wanted), strict=True):
                 self.whitening[number, rows - most : rows, own].copy_(share * turn)
         self.means.copy_(torch.stack([moments.mean for moments in usual]))
         return self
@@ -176,13 +184,16 @@ def repeated(rows: Tensor, most: int) -> Tensor:
     return torch.cat([rows, rows[:1].expand(most - len(rows), -1)])
 
 
-def whitened(usual: Sequence[Tensor], counts: Sequence[int], kept: int) -> Iterator[Tensor]:
-    """Of each class (kept, channels): turns what is off to the parts that vary most, in their deviations."""
+def whitened(
+    usual: Sequence[Tensor], counts: Sequence[int], kept: int, wanted: Iterable[int]
+) -> Iterator[Tensor]:
+    """Of each class that is wanted (kept, channels): turns what is off to the parts that vary most, in their
+    deviations."""
     shared = torch.stack([*usual]).mean(0)
     # What channels have in common takes many pictures to tell.
     doubt = len(shared) / (len(shared) + PATCHES * sum(counts))
-    for covariance, count in zip(usual, counts, strict=True):
-        own = count / (count + BORROWED)
+    for number in wanted:
+        covariance, own = usual[number], counts[number] / (counts[number] + BORROWED)
         mixed = own * covariance + (1 - own) * shared
         alone = mixed.diagonal()
         floor = (FLOOR * alone.mean()).clamp(min=1e-12)
