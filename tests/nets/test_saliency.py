@@ -34,7 +34,6 @@ SALIENCIES: dict[str, Callable[[Path], nn.Module]] = {
     "strokes, levelled": lambda _: Attention(levelled=True),
     "spectral": lambda _: SpectralResidual(),
     "dog": lambda _: DifferenceOfGaussians(),
-    "features": lambda _: FeatureNorm(lite0.load(), [pictures(2, 3, 64, 64, seed=1)]),
     "vit": lambda folder: ClassToken(save_hub_model("vit", folder)),
     "dinov2": lambda folder: ClassToken(save_hub_model("dinov2", folder)),
 }
@@ -193,3 +192,19 @@ def test_tokens_turned_by_their_place_are_refused(tmp_path: Path) -> None:
     DINOv3ViTModel(config).save_pretrained(tmp_path / "turned")
     with pytest.raises(UsageError, match="turned has no class token whose attention can be read"):
         ClassToken(str(tmp_path / "turned"))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@torch.no_grad()
+def test_what_a_network_sees_elsewhere_than_on_average_catches_the_eye(channels: int) -> None:
+    good = 0.5 + 0.05 * pictures(6, channels, 120, 128)
+    norm = FeatureNorm(lite0.load(), [good[:4], good[4:]])
+    bad = good[:1].clone()
+    bad[..., 64:96, 96:128] = pictures(1, channels, 32, 32, seed=1)
+    maps = norm(bad)
+    assert maps.shape == (1, 120, 128)
+    torch.testing.assert_close(maps.sum(), torch.tensor(1.0))
+    assert maps[0, 64:96, 96:].mean() > 2 * maps[0, :, :48].mean()
+    session = onnxruntime.InferenceSession(export(norm, channels, (120, 128), ["maps"]))
+    (found,) = session.run(None, {"pixels": bad.numpy()})
+    np.testing.assert_allclose(found, maps.numpy(), atol=1e-4 * float(maps.max()))

@@ -40,7 +40,7 @@ from blemish.methods._inpainting import LEVELS, SIZES, Inpainting, first_off
 from blemish.methods._once import TrainsOnce
 from blemish.methods._registry import register
 from blemish.nets.attention import Attention
-from blemish.nets.masking import Constant, Fill, Hiding, Masking
+from blemish.nets.masking import Constant, Fill, Hiding, Masking, reduced
 from blemish.nets.reconstruction import (
     Msgms,
     Parts,
@@ -338,7 +338,8 @@ class EAR(TrainsOnce):
         if self.config.saliency != "features":
             return saliency_of(self.config)
         few = train[:: -(-len(train) // MEASURED)]
-        return FeatureNorm(run.load_backbone(), map(torch.from_numpy, run.batches(few)))
+        looked_at = (reduced(torch.from_numpy(batch), self.config.reduction) for batch in run.batches(few))
+        return FeatureNorm(run.load_backbone(), looked_at)
 
     def task(self, train: Samples, run: Run) -> Inpainting:
         config, channels = self.config, run.format.channels

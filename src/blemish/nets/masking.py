@@ -111,14 +111,17 @@ class Hiding(nn.Module):
     def told(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """And of which pictures (N,) more was conspicuous than may be hidden."""
         full = size_of(pictures)
-        if self.reduction > 1:
-            pictures = shrunk(pictures, (-(-full[0] // self.reduction), -(-full[1] // self.reduction)))
-        maps = self.saliency(pictures)
+        maps = self.saliency(reduced(pictures, self.reduction))
         found = self.masking.found(maps)
         masks = self.masking.capped(maps, found)
         if self.reduction > 1:
             masks = F.interpolate(masks[:, None], full, mode="nearest")[:, 0]
         return masks, found.to(maps.dtype).mean(1) > MOST
+
+
+def reduced(pictures: Tensor, by: int) -> Tensor:
+    height, width = size_of(pictures)
+    return shrunk(pictures, (-(-height // by), -(-width // by))) if by > 1 else pictures
 
 
 class Constant(nn.Module):

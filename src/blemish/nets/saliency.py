@@ -142,27 +142,32 @@ def blurred(light: Tensor, sigma: float) -> Tensor:
 
 
 class FeatureNorm(nn.Module):
-    """How far a network's deepest map is from its mean over good pictures."""
+    """How far a network's deepest map is from its mean over good pictures of the same size: at each place,
+    for at borders it is always another."""
 
     def __init__(self, backbone: Backbone, good: Iterable[Tensor]) -> None:
         super().__init__()
         self.backbone = backbone.quick()
         self.tap = backbone.taps[-1]
         with torch.no_grad():
-            means = torch.cat([self.deepest(pictures).mean((2, 3)) for pictures in good])
+            maps = torch.cat([self.deepest(pictures) for pictures in good])
         self.mean: Tensor
-        self.register_buffer("mean", means.mean(0))
+        self.register_buffer("mean", maps.mean(0))
 
     def deepest(self, pictures: Tensor) -> Tensor:
-        groups = [self.backbone(group, (self.tap.name,))[0] for group in colour_groups(pictures)]
+        (height, width), stride = size_of(pictures), self.tap.stride
+        whole = framed(pictures, (0, -height % stride), (0, -width % stride))
+        groups = [self.backbone(group, (self.tap.name,))[0] for group in colour_groups(whole)]
         return torch.stack(groups).mean(0)
 
     def forward(self, pictures: Tensor) -> Tensor:
         height, width = size_of(pictures)
-        stride = self.tap.stride
-        whole = framed(pictures, (0, -height % stride), (0, -width % stride))
-        far = (self.deepest(whole) - self.mean[:, None, None]).square().sum(1).sqrt()
-        return shares(spread(far + LEAST, size_of(whole))[:, :height, :width])
+        far = (self.deepest(pictures) - self.mean).square().sum(1).sqrt()
+        whole = (
+            -(-height // self.tap.stride) * self.tap.stride,
+            -(-width // self.tap.stride) * self.tap.stride,
+        )
+        return shares(spread(far + LEAST, whole)[:, :height, :width])
 
 
 class ClassToken(nn.Module):
