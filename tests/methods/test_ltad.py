@@ -18,9 +18,7 @@ from blemish.methods import Run, _phases, _training, create
 from blemish.methods._evidence import naming_accuracy, scores_by_names, shared_state, with_a_name
 from blemish.methods._phases import Judgement, Naming
 from blemish.methods.ltad import LTAD, Config
-from blemish.nets.distillation import Moments
 from blemish.nets.namestate import NameState, Words
-from blemish.nets.semantic import Lite
 from tests.methods.product import SIDE, datasets, pictures, run_for
 from tests.methods.test_uniad import products
 from tests.nets.test_language import save_language
@@ -437,14 +435,6 @@ def test_a_language_looks_in_place_of_a_backbone() -> None:
     samples = products({"a": 3})
     with pytest.raises(UsageError, match="align looks in place of a backbone: leave resnet18 out"):
         create("ltad", options={"vlm": "align"}).look(samples, run_for(samples, backbone="resnet18"))
-
-
-def test_a_class_alone_has_the_closed_form_that_it_has_among_all() -> None:
-    generator = torch.Generator().manual_seed(0)
-    usual = [Moments.of([[torch.randn(6, 9, 9, generator=generator)]])[0] for _ in range(3)]
-    whole, one = (Lite.of(usual, [4, 30, 9], (2, 4), only=only) for only in (None, 1))
-    for name in ("means", "whitening"):
-        assert torch.equal(getattr(whole, name)[1], getattr(one, name)[1])
 
 
 def test_other_pictures(small: dict[str, str]) -> None:

@@ -368,3 +368,11 @@ def test_it_exports(kind: str) -> None:
             expected = net(maps)
         [found] = session.run(None, {"pixels": maps.numpy()})
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_class_alone_has_the_closed_form_that_it_has_among_all() -> None:
+    generator = torch.Generator().manual_seed(0)
+    usual = [Moments.of([[torch.randn(6, 9, 9, generator=generator)]])[0] for _ in range(3)]
+    whole, one = (Lite.of(usual, [4, 30, 9], (2, 4), only=only) for only in (None, 1))
+    for name in ("means", "whitening"):
+        assert torch.equal(getattr(whole, name)[1], getattr(one, name)[1])

@@ -18,6 +18,7 @@ from blemish.errors import DataError, LayoutError
 __all__ = ["dagm", "kolektor", "kolektor2", "magnetic_tile", "mvtec3d", "visa"]
 
 SHOWN = 3
+AGAIN = "unpack the data set again."
 SPLITS_3D = {"train": Role.TRAIN, "validation": Role.CALIBRATION, "test": Role.TEST}
 PLACE_3D = re.compile(r"((train|validation)/good|test/[^/]+)/(rgb|xyz|gt)/[^/]+")
 VISA_SPLIT = "split_csv/1cls.csv"
@@ -47,12 +48,9 @@ def _labels(names: Sequence[str], ending: str, folder: str = "") -> dict[str, st
         return {}
     others = [name for name in names if not stem(name).endswith(ending)]
     if bare := [name for name in others if stem(name) not in found]:
-        raise _incomplete(f"{folder}{bare[0]} has no label {Path(stem(bare[0])).name}{ending} beside it")
+        label = Path(stem(bare[0])).name + ending
+        raise DataError(f"{folder}{bare[0]} has no label {label} beside it: {AGAIN}")
     return {folder + name: folder + found[stem(name)] for name in others}
-
-
-def _incomplete(what: str) -> DataError:
-    return DataError(f"{what}: unpack the data set again.")
 
 
 def mvtec3d(root: Path) -> list[Sample] | None:
@@ -95,9 +93,8 @@ def visa(root: Path) -> list[Sample] | None:
         ) from error
     files = [file for sample in samples for file in (sample.path, sample.mask) if file is not None]
     if missing := [str(file) for file in files if not file.is_file()]:
-        raise _incomplete(
-            f"{len(missing)} files that {top / VISA_SPLIT} names are not there ({', '.join(missing[:SHOWN])})"
-        )
+        some = ", ".join(missing[:SHOWN])
+        raise DataError(f"{len(missing)} files that {top / VISA_SPLIT} names are not there ({some}): {AGAIN}")
     return samples
 
 
@@ -133,7 +130,7 @@ def kolektor2(root: Path) -> list[Sample] | None:
     if not labels["train"]:
         return None
     if names["test"] and not labels["test"]:
-        raise _incomplete(f"{root / 'test'} has no labels")
+        raise DataError(f"{root / 'test'} has no labels: {AGAIN}")
     (learnt, _), (good, bad) = (_by_label(root, labels[split]) for split in ("train", "test"))
     return _good(root, learnt, Role.TRAIN) + _good(root, good, Role.TEST) + bad
 
@@ -148,7 +145,7 @@ def dagm(root: Path) -> list[Sample] | None:
         names = [name for name in found[split] if "/" not in name]
         marks = {stem(name): f"{split}/{name}" for name in found[split] if name.startswith("Label/")}
         if names and not marks:
-            raise _incomplete(f"{root / split} has no labels")
+            raise DataError(f"{root / split} has no labels: {AGAIN}")
         labels = {f"{split}/{name}": marks.get(f"Label/{stem(name)}_label", "") for name in names}
         empty, bad = _by_label(root, {name: label for name, label in labels.items() if label})
         samples += _good(root, [name for name in labels if name in empty or not labels[name]], role)
