@@ -77,7 +77,7 @@ FASTER = (
     "EAR v1, by MSGMS",
     "RIAD, by MSGMS",
 )
-UNTRAINED = {"updates": 1, "batch": 1, "check_every": 0, "cell": 16}
+UNTRAINED = {"updates": 1, "batch": 1, "check_every": 0}
 """How long a picture takes depends on no weight."""
 SLOWEST = {"fast": {"off": 0}, "full": {"off": 0}, "paper": {}}
 """Where a fit chooses which skips are off, none is."""

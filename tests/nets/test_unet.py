@@ -19,6 +19,7 @@ SWITCHES = list(product((False, True), repeat=len(WIDTHS) - 1))
 
 
 def unet(switches: tuple[bool, ...] = (False, True, True), extra: int = 0) -> UNet:
+    torch.manual_seed(7)
     net = UNet(WIDTHS, extra=extra)
     shaken(net)
     net.switch(switches)

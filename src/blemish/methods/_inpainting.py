@@ -86,7 +86,7 @@ class Inpainting(_training.Task):
         sample = self.train[int(np.random.default_rng([seed, turn]).permutation(len(self.train))[rank])]
         rng = np.random.default_rng([seed, turn, rank])
         picture, mask = self.run.pixels([sample])[0], self.hidden(sample.name, rng)
-        if self.config.mask_aug and rng.random() < self.config.mask_aug:
+        if self.config.hide == "attention" and rng.random() < self.config.mask_aug:
             mask = mask | random_squares(self.run.size, MORE, rng)
         if self.config.flips:
             ways = tuple(axis for axis in (-2, -1) if rng.random() < 0.5)
