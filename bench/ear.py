@@ -74,11 +74,16 @@ FASTER = (
     "EAR v1, looked at at a quarter",
     "RIAD, 12 passes",
     "plain autoencoder",
+    "random mask of the same area",
+    "mosaic",
+    "two skips off in training too",
     "EAR v1, by MSGMS",
     "RIAD, by MSGMS",
 )
 UNTRAINED = {"updates": 1, "batch": 1, "check_every": 0}
 """How long a picture takes depends on no weight."""
+CELLS = {"mosaic": {"cell": 16}}
+"""One size of cells, for a fit may choose among several."""
 SLOWEST = {"fast": {"off": 0}, "full": {"off": 0}, "paper": {}}
 """Where a fit chooses which skips are off, none is."""
 
@@ -105,7 +110,7 @@ def throughput(given: argparse.Namespace) -> None:
     few = data.few_shot(data.read(folder), FEW)
     for preset, slowest in SLOWEST.items():
         names = [name for name in FASTER if preset != "paper" or "MSGMS" not in name]  # there all are by it
-        options = [UNTRAINED | slowest | RIVALS[name] for name in names]
+        options = [UNTRAINED | slowest | CELLS.get(name, {}) | RIVALS[name] for name in names]
         found = [bare(few, "ear", preset, each, size=SIZE) for each in options]
         run = found[0].run
         graphs = [Graph(export(b.scorer, run.format.channels, SIZE, b.method.outputs)) for b in found]
