@@ -40,12 +40,13 @@ def test_rows_tell_all_that_is_seen(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_patches_to_compare_lie_on_a_finer_grid_than_what_is_learned_on() -> None:
     stacked = Stacked(load_backbone("lite0", weights=None), (), grid_of(SIZE, 8))
-    gaze, pictures = Gaze(stacked, 5, SIZE, grid_of(SIZE), compared=True), torch.rand(3, 5, *SIZE)
+    gaze, pictures = Gaze(stacked, 5, SIZE, grid_of(SIZE), 0.25), torch.rand(3, 5, *SIZE)
     seen, fine = gaze.seen(gaze(pictures)), stacked(pictures)
     assert gaze.grid == (2, 3)
     torch.testing.assert_close(seen.maps, F.avg_pool2d(fine, 2))
     assert seen.compared is not None
-    inner, corner = fine[..., 1:4, 2:5].mean((2, 3)), fine[..., :2, :2].sum((2, 3)) / 9
+    level = 0.25 * F.avg_pool2d(fine, 3, 1, 1).mean((2, 3))
+    inner, corner = fine[..., 1:4, 2:5].mean((2, 3)) - level, fine[..., :2, :2].sum((2, 3)) / 9 - level
     torch.testing.assert_close(seen.compared[..., 2, 3], inner)
     torch.testing.assert_close(seen.compared[..., 0, 0], corner)
     assert sum(stacked.widths(5, SIZE)) == seen.compared.shape[1]

@@ -3,9 +3,7 @@
 from collections.abc import Iterable
 from typing import cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from blemish.memory.patches import PatchVectors
@@ -142,13 +140,3 @@ class First(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         return self.scorer(pictures)[0]
-
-
-def relit(picture: NDArray[np.float32], light: float, rng: np.random.Generator) -> NDArray[np.float32]:
-    """With brightness and contrast swayed by up to this share."""
-    if not light:
-        return picture
-    brightness, contrast = 1 + light * rng.uniform(-1, 1, 2)
-    mean = picture.mean()
-    swayed: NDArray[np.float32] = ((picture - mean) * contrast + mean * brightness).clip(0, 1)
-    return swayed.astype(np.float32)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from blemish.data import Sample, Samples
 from blemish.methods import _training
+from blemish.methods._conditions import relit
 from blemish.methods._contract import Run
-from blemish.methods._excision import Filling, Likeness, relit
+from blemish.methods._excision import Filling, Likeness
 from blemish.nets.reconstruction import CELLS, Loss, disjoint_masks, random_squares
 
 if TYPE_CHECKING:

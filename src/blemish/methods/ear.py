@@ -33,8 +33,9 @@ from blemish.errors import UsageError
 from blemish.memory.patches import PatchVectors
 from blemish.memory.surprise import Surprise, settle
 from blemish.methods import _training
+from blemish.methods._conditions import relit
 from blemish.methods._contract import Run, in_turn
-from blemish.methods._excision import Each, EarScorer, Filling, First, Likeness, Pairs, Passes, relit
+from blemish.methods._excision import Each, EarScorer, Filling, First, Likeness, Pairs, Passes
 from blemish.methods._features import picture_key
 from blemish.methods._inpainting import LEVELS, SIZES, Inpainting, first_off
 from blemish.methods._once import TrainsOnce

@@ -29,8 +29,9 @@ from blemish.errors import UsageError
 from blemish.memory.coreset import k_centre
 from blemish.memory.vectors import Vectors
 from blemish.methods import _training, uniad
+from blemish.methods._conditions import features_again
 from blemish.methods._contract import Run
-from blemish.methods._features import features, picture_key
+from blemish.methods._features import Features, features, picture_key
 from blemish.methods._phases import Judgement, Naming, Sight
 from blemish.methods._registry import register
 from blemish.nets.distillation import Moments
@@ -97,6 +98,11 @@ class Config(uniad.Config):
     """Normal patches of each class that the closed form compares with, 0: only their mean."""
     sad_cell: int = 8
     """Side in pixels of what the closed form takes for a patch; all else is learned on cells of 16."""
+    levelled: float = 0.75
+    """Share of a picture's mean patch that is taken off all of them before the closed form compares: what
+    changes all of a picture alike is rather another light than a defect."""
+    swayed: float = 1.0
+    """How much it counts there how a patch changes with light, focus and noise, beside how patches differ."""
     sad_level: Level = "patch"
     """What the classifier is shown: each patch, or the mean of all."""
     sad_hidden: int = 256
@@ -114,12 +120,14 @@ class Config(uniad.Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         leasts = {"tokens": 1, "name_updates": 1, "name_batch": 1, "sad_hidden": 0, "kappa": 0, "gamma": 0}
-        leasts |= {"rows": 0, "sad_cell": 1, "name_rate": 0}
+        leasts |= {"rows": 0, "swayed": 0, "sad_cell": 1, "name_rate": 0}
         for name, least in leasts.items():
             if getattr(self, name) < least:
                 raise UsageError(f"{name} is {getattr(self, name)}: give at least {least}.")
         if self.sad_cell > CELL:
             raise UsageError(f"sad_cell is {self.sad_cell}: give at most {CELL}, the cell of all else.")
+        if not 0 <= self.levelled <= 1:
+            raise UsageError(f"levelled is {self.levelled}: give a share from 0 to 1.")
         if not 0 <= self.rho < 1:
             raise UsageError(f"rho is {self.rho}: give a share below 1.")
         if self.vae_width < 8 or self.vae_width % 8:
@@ -256,9 +264,13 @@ class LTAD:
             tower = Stacked(run.load_backbone().requires_grad_(False), config.taps, own)
             self.tier, licence = 2, tower.backbone.licence
         self.language = tower if isinstance(tower, VisionLanguage) else None
-        self.gaze = Gaze(tower, channels, run.size, grid, compared)
+        self.gaze = Gaze(tower, channels, run.size, grid, config.levelled if compared else None)
         self.stages = tower.widths(channels, run.size) if isinstance(tower, Stacked) else ()
         self.found = features(self.gaze, train, run)
+        some = [sample for name in train.classes for sample in train.klass(name)[:JUDGED]]
+        self.taken_again = {sample.name for sample in some} if compared and config.swayed else set()
+        if self.taken_again:
+            self.found_again = features_again(self.gaze, train.with_items(some), run)
         words = TIERS[self.tier]
         if config.vlm:
             self.chosen["backbone"] = config.vlm
@@ -399,13 +411,20 @@ class LTAD:
         return turned[k_centre(Vectors.of([turned], turned.nbytes), self.config.rows)]
 
     def patches_of(self, part: Samples) -> Moments:
-        return Moments.of([self.compared(sample)] for sample in part)[0]
+        usual = Moments.of([self.compared(sample)] for sample in part)[0]
+        again = [sample for sample in part if sample.name in self.taken_again]
+        if not again:
+            return usual
+        off = ([self.compared(sample, self.found_again) - self.compared(sample)] for sample in again)
+        mean, covariance = Moments.of(off)[0]
+        changed = covariance + mean.outer(mean)
+        return usual._replace(covariance=usual.covariance + self.config.swayed * changed)
 
-    def compared(self, sample: Sample) -> Tensor:
+    def compared(self, sample: Sample, found: Features | None = None) -> Tensor:
         """(channels, h, w)"""
-        found = self.gaze.seen(self.found.batch([sample])).compared
-        assert found is not None
-        return found[0]
+        patches = self.gaze.seen((found or self.found).batch([sample])).compared
+        assert patches is not None
+        return patches[0]
 
     def weights(self, scorer: LtadScorer) -> dict[str, Tensor]:
         state = scorer.state_dict()

@@ -40,8 +40,8 @@ class Seen(NamedTuple):
 class Gaze(nn.Module):
     """Pictures → what a frozen tower makes of them, one row each; `seen` tells the parts of a row.
 
-    `grid`: what is learned on, the tower's own by default. `compared`: whether there are patches to compare,
-    on the tower's own grid.
+    `grid`: what is learned on, the tower's own by default. `levelled`: the share of a picture's mean patch
+    that is taken off those that are compared, on the tower's own grid; None: no patches are.
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class Gaze(nn.Module):
         channels: int,
         size: tuple[int, int],
         grid: tuple[int, int] | None = None,
-        compared: bool = False,
+        levelled: float | None = None,
     ) -> None:
         super().__init__()
-        self.tower, self.coarser, self.compared = tower.eval(), grid, compared
+        self.tower, self.coarser, self.levelled = tower.eval(), grid, levelled
         if isinstance(tower, VisionLanguage) and channels not in (1, 3):
             raise UsageError(
                 f"{tower.name} knows grey and coloured pictures, and these have {channels} channels: fit "
@@ -73,8 +73,12 @@ class Gaze(nn.Module):
         else:
             seen = Seen(*self.tower(colour_groups(pictures)[0]))
         maps = seen.maps if self.coarser is None else resized(seen.maps, self.coarser)
+        if self.levelled is None:
+            return seen._replace(maps=maps)
         # As a bank's patches. The zeros beyond the border are counted in, or it would outshine every defect.
-        return seen._replace(maps=maps, compared=F.avg_pool2d(seen.maps, 3, 1, 1) if self.compared else None)
+        patches = F.avg_pool2d(seen.maps, 3, 1, 1)
+        level = self.levelled * patches.mean((2, 3), keepdim=True)
+        return seen._replace(maps=maps, compared=patches - level)
 
     def forward(self, pictures: Tensor) -> Tensor:
         return torch.cat([part.flatten(1) for part in known(self.look(pictures)).values()], dim=1)
