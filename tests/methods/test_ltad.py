@@ -125,7 +125,7 @@ def test_a_model_with_a_language(kind: str, semantic: str, tmp_path: Path) -> No
     folder = str(save_language(kind, tmp_path))
     options = {**QUICK, "vlm": folder, "sad_level": "patch", "ensemble": True, "semantic": semantic}
     model = blemish.fit(products({"a": 6, "b": 3}), method="ltad", size=SIDE, options=options)
-    assert model.manifest["parity"]["score"] <= 1e-4
+    assert model.manifest["parity"]["score"] <= 1e-3
     result = model.inspect(products({"a": 6, "b": 3})[0].read())
     assert np.isfinite(result.score)
     assert len(model.archive.weights) < 1e6, "no tower in the file's weights"
@@ -253,14 +253,14 @@ def test_one_seed_one_model(options: dict[str, Any], small: dict[str, str]) -> N
         {"score_of": "sad", "semantic": "learned", "names": "object"},
         {"fusion": "harmonic", "semantic": "learned", "sad_level": "image", "sad_hidden": 0},
         {"oversample": True, "rec_score": "l2", "kept": 0, "kappa": 0.5, "standardised": False},
-        {"rows": 0},
+        {"groups": 0},
     ],
 )
 @pytest.mark.parametrize("several", [False, True])
 def test_every_setting_gives_a_model(options: dict[str, Any], several: bool, small: dict[str, str]) -> None:
     samples = products({"a": 6, "b": 3} if several else {"": 6})
     model = fitted({**QUICK, **options}, samples, **small)
-    assert model.manifest["parity"]["score"] <= 1e-4
+    assert model.manifest["parity"]["score"] <= 1e-3
     raw = model.raw(samples[0].read())
     assert (raw.classes is not None) == several
     assert (model.graph.takes > 0) == (several and options.get("score_of") != "rm")

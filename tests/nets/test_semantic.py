@@ -23,6 +23,7 @@ from blemish.nets.semantic import (
     NEAR,
     NOISE,
     PATCHES,
+    Groups,
     Lite,
     Semantic,
     blobs,
@@ -285,18 +286,41 @@ def test_the_closed_form_is_a_mahalanobis_distance() -> None:
         assert far[n, y, x].item() == pytest.approx(expected, rel=5e-3)
 
 
-def test_the_closed_form_compares_with_the_nearest_that_is_remembered() -> None:
+def test_the_closed_form_compares_with_the_nearest_group() -> None:
     net, maps = closed_form(), good(2, seeded(12))[0]
     patches = [torch.randn(count, 12, generator=seeded(20 + count)) for count in (5, 3)]
-    net.remember([net.turned(klass, some) for klass, some in enumerate(patches)])
+    usual, spread = torch.tensor([0.5, 0.1, 0.2, 0.3, 0.4]), torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5])
+    net.remember(
+        [
+            Groups(net.turned(klass, some), usual[: len(some)], spread[: len(some)])
+            for klass, some in enumerate(patches)
+        ]
+    )
     far = net(maps, torch.tensor([[0.9, 0.1], [0.4, 0.6]]))
     for n, (klass, y, x) in enumerate(((0, 1, 2), (1, 7, 5))):
         turn = net.whitening[klass]
-        off = torch.stack([turn @ (maps[n, :, y, x] - patch) for patch in patches[klass]])
-        expected = (off.square().mean(1).min() + NEAR**2).sqrt()
-        torch.testing.assert_close(far[n, y, x], expected, rtol=1e-4, atol=1e-5)
+        off = torch.stack([turn @ (maps[n, :, y, x] - patch) for patch in patches[klass]]).square().mean(1)
+        which = int(off.argmin())
+        expected = ((off[which] + NEAR**2).sqrt() - usual[which]) / spread[which]
+        torch.testing.assert_close(far[n, y, x], expected, rtol=1e-4, atol=1e-4)
     known = patches[1][2][:, None, None].expand(12, 4, 4)[None]
-    assert float(net(known, torch.tensor([[0.0, 1.0]])).max()) == pytest.approx(NEAR, abs=1e-4)
+    assert float(net(known, torch.tensor([[0.0, 1.0]])).max()) == pytest.approx((NEAR - 0.2) / 0.3, abs=1e-3)
+
+
+def test_a_group_tells_how_far_its_patches_lie_from_its_middle() -> None:
+    middles = torch.tensor([[0.0, 0.0], [50.0, 0.0], [0.0, 90.0]])
+    tight, wide = (width * torch.randn(4000, 2, generator=seeded(3)) for width in (0.5, 3.0))
+    patches, group = torch.cat([tight, middles[1] + wide]), torch.arange(8000) // 4000
+    found = Groups.of(patches, middles, group)
+    for number, width in enumerate((0.5, 3.0)):  # a root mean square of two numbers: Rayleigh's, by root 2
+        assert found.usual[number].item() == pytest.approx(width * np.sqrt(np.pi) / 2, rel=0.03)
+        assert found.spread[number].item() == pytest.approx(width * np.sqrt(1 - np.pi / 4), rel=0.1)
+    assert found.usual[2].item() == pytest.approx(3.5 / 2 * np.sqrt(np.pi) / 2, rel=0.05), (
+        "nobody's: all tell"
+    )
+    alike = Groups.of(torch.zeros(9, 2), middles, torch.zeros(9).long())
+    torch.testing.assert_close(alike.usual, torch.full((3,), NEAR))
+    torch.testing.assert_close(alike.spread, torch.full((3,), NEAR))
 
 
 def test_classes_with_few_pictures_borrow_from_the_others() -> None:
@@ -324,7 +348,7 @@ def test_of_wide_stages_the_parts_that_vary_most_are_compared() -> None:
     variances = torch.linspace(1, 2, width).double()
     net = Lite.of([Moments(torch.zeros(width).double(), variances.diag())], [100_000])
     assert net.whitening.shape == (1, MOST, width)
-    assert net.rows.shape == (1, 1, MOST)
+    assert net.middles.shape == (1, 1, MOST)
     maps = torch.randn(1, width, 4, 4, generator=seeded(5))
     expected = (maps[:, 3:] / variances[3:, None, None].sqrt()).square().mean(1).sqrt()
     torch.testing.assert_close(net(maps, torch.ones(1, 1)), expected.float(), rtol=2e-2, atol=1e-3)

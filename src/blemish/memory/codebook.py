@@ -44,11 +44,9 @@ class Codes(nn.Module):
         turned = turn(vectors)
         rare = k_centre(Vectors.of([turned], turned.nbytes), count // 2)
         common = torch.randperm(len(turned), generator=torch.Generator().manual_seed(seed))
-        centres = turned[torch.unique(torch.cat([rare, common[: count - len(rare)]]))]
-        for _ in range(ROUNDS):
-            nearest = squared_distances(turned, centres).argmin(1)
-            centres = means(turned, nearest, centres)
-        codes = means(vectors, nearest, vectors.new_zeros(len(centres), vectors.shape[1]))
+        start = turned[torch.unique(torch.cat([rare, common[: count - len(rare)]]))]
+        _, nearest = settled(turned, start)
+        codes = means(vectors, nearest, vectors.new_zeros(len(start), vectors.shape[1]))
         codes = codes[nearest.bincount(minlength=len(codes)) > 0]
         apart = squared_distances(turned, turn(codes)).amin(1).clamp(min=0).mean()
         return cls(codes, turn, max(BLEND * float(apart), 1e-6))
@@ -56,6 +54,14 @@ class Codes(nn.Module):
     def forward(self, vectors: Tensor) -> Tensor:
         ones = torch.ones_like(vectors[..., :1])
         return (torch.cat([vectors, ones], -1) @ self.search).softmax(-1) @ self.codes
+
+
+def settled(vectors: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """k-means: where centres come to lie, and of each vector the number of the nearest, as it last was."""
+    for _ in range(ROUNDS):
+        nearest = squared_distances(vectors, centres).argmin(1)
+        centres = means(vectors, nearest, centres)
+    return centres, nearest
 
 
 def means(vectors: Tensor, group: Tensor, otherwise: Tensor) -> Tensor:

@@ -26,8 +26,7 @@ from torch import Tensor, nn
 
 from blemish.data import Sample, Samples
 from blemish.errors import UsageError
-from blemish.memory.coreset import k_centre
-from blemish.memory.vectors import Vectors
+from blemish.memory.codebook import settled
 from blemish.methods import _training, uniad
 from blemish.methods._conditions import features_again
 from blemish.methods._contract import Run
@@ -39,7 +38,7 @@ from blemish.nets.judge import Calling, Deviation, Judge, Judging, LtadScorer
 from blemish.nets.language import VisionLanguage, load_language
 from blemish.nets.maps import CELL, Stacked, grid_of
 from blemish.nets.namestate import Learned, NamesFrom, NameState, Words
-from blemish.nets.semantic import Level, Lite, Semantic
+from blemish.nets.semantic import Groups, Level, Lite, Semantic
 from blemish.nets.space import WIDTH, Gaze, Space, to_texts
 from blemish.nets.uniad import Error, Reconstruction
 from blemish.nets.vae import ConditionalVAE, lacking
@@ -55,7 +54,7 @@ JUDGED = 32
 FEW = 8
 """Pictures of a class that made ones are compared with."""
 CODED = 40_000
-"""Patches of a class, of as many pictures as there are, that those to remember are taken from."""
+"""Patches of a class, of as many pictures as there are, that are put in groups."""
 MOSTLY = 16.0
 """From this kappa on the classifier decides, and the reconstruction hardly does."""
 STRANGE = 0.01
@@ -94,8 +93,8 @@ class Config(uniad.Config):
     """Reconstruction and semantic classifier, or only one of them."""
     semantic: Literal["lite", "learned"] = "lite"
     """The classifier: between texts as in the paper, or in closed form from what is usual in a class."""
-    rows: int = 256
-    """Normal patches of each class that the closed form compares with, 0: only their mean."""
+    groups: int = 512
+    """Groups of normal patches of each class that the closed form compares with, 0: only the mean of all."""
     sad_cell: int = 8
     """Side in pixels of what the closed form takes for a patch; all else is learned on cells of 16."""
     levelled: float = 0.75
@@ -120,7 +119,7 @@ class Config(uniad.Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         leasts = {"tokens": 1, "name_updates": 1, "name_batch": 1, "sad_hidden": 0, "kappa": 0, "gamma": 0}
-        leasts |= {"rows": 0, "swayed": 0, "sad_cell": 1, "name_rate": 0}
+        leasts |= {"groups": 0, "swayed": 0, "sad_cell": 1, "name_rate": 0}
         for name, least in leasts.items():
             if getattr(self, name) < least:
                 raise UsageError(f"{name} is {getattr(self, name)}: give at least {least}.")
@@ -245,7 +244,7 @@ class LTAD:
             usual = [*self.usual]
             usual[klass] = self.patches_of(parts[klass])
             rest = Lite.of(usual, [len(part) for part in parts], self.stages, only=klass)
-            sad.take(klass, rest, self.remembered(rest, klass, parts[klass]) if self.config.rows else None)
+            sad.take(klass, rest, self.remembered(rest, klass, parts[klass]) if self.config.groups else None)
         return scorer
 
     def look(self, train: Samples, run: Run) -> None:
@@ -396,19 +395,19 @@ class LTAD:
     def closed_form(self, parts: Sequence[Samples]) -> Lite:
         self.usual = [self.patches_of(part) for part in parts]
         sad = Lite.of(self.usual, [len(part) for part in parts], self.stages)
-        if self.config.rows:
+        if self.config.groups:
             sad.remember([self.remembered(sad, number, part) for number, part in enumerate(parts)])
         return sad
 
-    def remembered(self, sad: Lite, klass: int, part: Samples) -> Tensor:
-        """Patches of a class, turned, from which none of the others lies far."""
+    def remembered(self, sad: Lite, klass: int, part: Samples) -> Groups:
         each, rng = -(-CODED // len(part)), np.random.default_rng([klass])
         some = []
         for sample in part:
             patches = self.compared(sample).flatten(1).T
             some.append(patches[torch.from_numpy(rng.permutation(len(patches))[:each])])
         turned = sad.turned(klass, torch.cat(some))
-        return turned[k_centre(Vectors.of([turned], turned.nbytes), self.config.rows)]
+        start = torch.from_numpy(rng.permutation(len(turned))[: self.config.groups])
+        return Groups.of(turned, *settled(turned, turned[start]))
 
     def patches_of(self, part: Samples) -> Moments:
         usual = Moments.of([self.compared(sample)] for sample in part)[0]

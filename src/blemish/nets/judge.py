@@ -182,8 +182,8 @@ class LtadScorer(nn.Module):
         super().__init__()
         self.gaze, self.space, self.judge, self.names = gaze, space, judge, names
         self.size, self.window, self.least = size, window, least
-        # Where pictures are all alike patches lie next to remembered ones, and rounding decides how near.
-        self.jumps = isinstance(judge.sad, Lite) and int(judge.sad.rows.shape[1]) > 1
+        # Groups differ in how far their patches lie from the middle, and rounding decides which is nearest.
+        self.jumps = isinstance(judge.sad, Lite) and int(judge.sad.middles.shape[1]) > 1
 
     def forward(self, pictures: Tensor, classes: Tensor | None = None) -> tuple[Tensor, ...]:
         """`classes` (N, K): ones and zeros where the class is given, else zeros alone."""

@@ -41,6 +41,35 @@ FLOOR = 1e-2
 """Share of the mean variance that is added to each: what good pictures hardly vary in must not be all."""
 NEAR = 0.05
 """Deviations: what is less is rounding."""
+LENT = 16
+"""Patches that those of all groups count for when it is told how far those of one lie from its middle."""
+
+
+class Groups(NamedTuple):
+    """Normal patches of a class, those that are much alike in one group."""
+
+    middles: Tensor
+    """(groups, kept)"""
+    usual: Tensor
+    """(groups,): how far from the middle the patches of a group lie, and by how much that differs."""
+    spread: Tensor
+
+    @classmethod
+    def of(cls, patches: Tensor, middles: Tensor, group: Tensor) -> "Groups":
+        """`group`: of each patch the number of its middle."""
+        far, counts = apart(patches, middles[group]), group.bincount(minlength=len(middles))
+
+        def mean(values: Tensor) -> Tensor:
+            sums = values.new_zeros(len(middles)).index_add(0, group, values)
+            return (sums + LENT * values.mean()) / (counts + LENT)
+
+        usual = mean(far)
+        return cls(middles, usual, (mean((far - usual[group]).square()) + NEAR**2).sqrt())
+
+    def repeated(self, most: int) -> "Groups":
+        return Groups._make(
+            torch.cat([part, part[:1].expand(most - len(part), *part.shape[1:])]) for part in self
+        )
 
 
 class Semantic(nn.Module):
@@ -114,8 +143,9 @@ class Semantic(nn.Module):
 class Lite(nn.Module):
     """In closed form: maps, and shares (N, K) of classes → how far (N, H, W) patches lie from normal ones.
 
-    From the nearest of those that are remembered of the likeliest class, or from their mean, in the
-    deviations of its normal patches. Classes with few pictures borrow these from the others.
+    From the middle of the nearest group of normal patches of the likeliest class, by how far its own lie from
+    it; or from the mean of all. In the deviations of the class's normal patches; classes with few pictures
+    borrow these from the others.
     """
 
     def __init__(self, classes: int, channels: int, kept: int | None = None) -> None:
@@ -123,7 +153,9 @@ class Lite(nn.Module):
         kept = kept or channels
         self.means = nn.Parameter(torch.zeros(classes, channels), False)
         self.whitening = nn.Parameter(torch.eye(kept, channels).repeat(classes, 1, 1), False)
-        self.rows = nn.Parameter(torch.zeros(classes, 1, kept), False)
+        self.middles = nn.Parameter(torch.zeros(classes, 1, kept), False)
+        self.usual = nn.Parameter(torch.zeros(classes, 1), False)
+        self.spread = nn.Parameter(torch.ones(classes, 1), False)
 
     @classmethod
     def of(
@@ -158,30 +190,33 @@ class Lite(nn.Module):
         """Patches (n, channels) of a class, in the deviations that its normal ones have."""
         return (vectors - self.means[klass]) @ self.whitening[klass].T
 
-    def remember(self, rows: Sequence[Tensor]) -> None:
-        """Of each class some patches, turned, instead of their mean; where they are fewer, one repeats."""
-        most = max(map(len, rows))
-        self.rows = nn.Parameter(torch.stack([repeated(each, most) for each in rows]), False)
+    def remember(self, groups: Sequence[Groups]) -> None:
+        """Of each class its groups, instead of the mean; where they are fewer, one repeats."""
+        most = max(len(each.middles) for each in groups)
+        parts = zip(*(each.repeated(most) for each in groups), strict=True)
+        self.middles, self.usual, self.spread = (nn.Parameter(torch.stack(part), False) for part in parts)
 
-    def take(self, klass: int, other: "Lite", rows: Tensor | None) -> None:
-        """What another knows of a class; `rows`: the patches that are then remembered of it."""
+    def take(self, klass: int, other: "Lite", groups: Groups | None) -> None:
+        """What another knows of a class; `groups`: those that are then remembered of it."""
         self.means[klass], self.whitening[klass] = other.means[klass], other.whitening[klass]
-        if rows is not None:
-            self.rows[klass] = repeated(rows[: self.rows.shape[1]], int(self.rows.shape[1]))
+        if groups is not None:
+            own = groups.repeated(int(self.middles.shape[1]))
+            self.middles[klass], self.usual[klass], self.spread[klass] = own
 
     def forward(self, maps: Tensor, shares: Tensor) -> Tensor:
         likeliest = shares.argmax(1)
         off = maps.flatten(2) - self.means[likeliest][:, :, None]
-        rows, turned = self.rows[likeliest], self.whitening[likeliest] @ off
-        nearest = (rows.square().sum(2, keepdim=True) - 2 * rows @ turned).argmin(1)
-        known = rows.gather(1, nearest[..., None].expand(-1, -1, int(rows.shape[2])))
-        # From the difference: the product form loses the digits of patches that lie close to a row.
-        far = (turned.transpose(1, 2) - known).square().mean(2)
-        return (far + NEAR**2).sqrt().reshape(-1, *(int(side) for side in maps.shape[-2:]))
+        middles, turned = self.middles[likeliest], self.whitening[likeliest] @ off
+        nearest = (middles.square().sum(2, keepdim=True) - 2 * middles @ turned).argmin(1)
+        known = middles.gather(1, nearest[..., None].expand(-1, -1, int(middles.shape[2])))
+        usual, spread = (each[likeliest].gather(1, nearest) for each in (self.usual, self.spread))
+        far = (apart(turned.transpose(1, 2), known) - usual) / spread
+        return far.reshape(-1, *(int(side) for side in maps.shape[-2:]))
 
 
-def repeated(rows: Tensor, most: int) -> Tensor:
-    return torch.cat([rows, rows[:1].expand(most - len(rows), -1)])
+def apart(vectors: Tensor, others: Tensor) -> Tensor:
+    """From the difference: the product form loses the digits of patches that lie close to a middle."""
+    return ((vectors - others).square().mean(-1) + NEAR**2).sqrt()
 
 
 def whitened(
