@@ -312,12 +312,13 @@ def test_a_group_tells_how_far_its_patches_lie_from_its_middle() -> None:
     tight, wide = (width * torch.randn(4000, 2, generator=seeded(3)) for width in (0.5, 3.0))
     patches, group = torch.cat([tight, middles[1] + wide]), torch.arange(8000) // 4000
     found = Groups.of(patches, middles, group)
-    for number, width in enumerate((0.5, 3.0)):  # a root mean square of two numbers: Rayleigh's, by root 2
-        assert found.usual[number].item() == pytest.approx(width * np.sqrt(np.pi) / 2, rel=0.03)
-        assert found.spread[number].item() == pytest.approx(width * np.sqrt(1 - np.pi / 4), rel=0.1)
-    assert found.usual[2].item() == pytest.approx(3.5 / 2 * np.sqrt(np.pi) / 2, rel=0.05), (
-        "nobody's: all tell"
-    )
+    # A root mean square of two numbers is Rayleigh's, by root 2.
+    mean, variance = np.sqrt(np.pi) / 2, 1 - np.pi / 4
+    for number, width in enumerate((0.5, 3.0)):
+        assert found.usual[number].item() == pytest.approx(width * mean, rel=0.03)
+        both = variance * (width**2 + (0.5**2 + 3.0**2) / 2)
+        assert found.spread[number].item() == pytest.approx(np.sqrt(both), rel=0.05)
+    assert found.usual[2].item() == pytest.approx(3.5 / 2 * mean, rel=0.05), "nobody's: all tell"
     alike = Groups.of(torch.zeros(9, 2), middles, torch.zeros(9).long())
     torch.testing.assert_close(alike.usual, torch.full((3,), NEAR))
     torch.testing.assert_close(alike.spread, torch.full((3,), NEAR))

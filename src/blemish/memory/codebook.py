@@ -56,9 +56,9 @@ class Codes(nn.Module):
         return (torch.cat([vectors, ones], -1) @ self.search).softmax(-1) @ self.codes
 
 
-def settled(vectors: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+def settled(vectors: Tensor, centres: Tensor, rounds: int = ROUNDS) -> tuple[Tensor, Tensor]:
     """k-means: where centres come to lie, and of each vector the number of the nearest, as it last was."""
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         nearest = squared_distances(vectors, centres).argmin(1)
         centres = means(vectors, nearest, centres)
     return centres, nearest

@@ -55,6 +55,8 @@ FEW = 8
 """Pictures of a class that made ones are compared with."""
 CODED = 40_000
 """Patches of a class, of as many pictures as there are, that are put in groups."""
+ROUNDS = 5
+"""Of k-means, which more would hardly change."""
 MOSTLY = 16.0
 """From this kappa on the classifier decides, and the reconstruction hardly does."""
 STRANGE = 0.01
@@ -93,7 +95,7 @@ class Config(uniad.Config):
     """Reconstruction and semantic classifier, or only one of them."""
     semantic: Literal["lite", "learned"] = "lite"
     """The classifier: between texts as in the paper, or in closed form from what is usual in a class."""
-    groups: int = 512
+    groups: int = 1024
     """Groups of normal patches of each class that the closed form compares with, 0: only the mean of all."""
     sad_cell: int = 8
     """Side in pixels of what the closed form takes for a patch; all else is learned on cells of 16."""
@@ -407,7 +409,7 @@ class LTAD:
             some.append(patches[torch.from_numpy(rng.permutation(len(patches))[:each])])
         turned = sad.turned(klass, torch.cat(some))
         start = torch.from_numpy(rng.permutation(len(turned))[: self.config.groups])
-        return Groups.of(turned, *settled(turned, turned[start]))
+        return Groups.of(turned, *settled(turned, turned[start], ROUNDS))
 
     def patches_of(self, part: Samples) -> Moments:
         usual = Moments.of([self.compared(sample)] for sample in part)[0]

@@ -47,11 +47,24 @@ class Stacked(nn.Module):
         return self.stages.taps
 
     def forward(self, pictures: Tensor) -> Tensor:
-        return torch.cat([resized(stage, self.grid) for stage in self.stages(pictures)], dim=1)
+        return self.joined(self.stages(pictures))
+
+    def joined(self, stages: Sequence[Tensor]) -> Tensor:
+        return torch.cat([resized(stage, self.grid) for stage in stages], dim=1)
+
+    def with_patches(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """The maps, and as many patches of them, each with what is around it in its own stage."""
+        stages = self.stages(pictures)
+        return self.joined(stages), self.joined([around(stage) for stage in stages])
 
     def widths(self, channels: int, size: tuple[int, int]) -> tuple[int, ...]:
         """Of the stages, of pictures of so many channels."""
         return tuple(shape[0] for shape in self.stages.shapes(channels, size))
+
+
+def around(stage: Tensor) -> Tensor:
+    """3×3 means. The zeros beyond the border are counted in, or it would outshine every defect."""
+    return F.avg_pool2d(stage, 3, 1, 1)
 
 
 def resized(stage: Tensor, grid: tuple[int, int]) -> Tensor:

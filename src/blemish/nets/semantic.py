@@ -53,6 +53,7 @@ class Groups(NamedTuple):
     usual: Tensor
     """(groups,): how far from the middle the patches of a group lie, and by how much that differs."""
     spread: Tensor
+    """Never less than it differs in all groups: in a tight one nothing is so strange."""
 
     @classmethod
     def of(cls, patches: Tensor, middles: Tensor, group: Tensor) -> "Groups":
@@ -64,7 +65,8 @@ class Groups(NamedTuple):
             return (sums + LENT * values.mean()) / (counts + LENT)
 
         usual = mean(far)
-        return cls(middles, usual, (mean((far - usual[group]).square()) + NEAR**2).sqrt())
+        differs = (far - usual[group]).square()
+        return cls(middles, usual, (mean(differs) + differs.mean() + NEAR**2).sqrt())
 
     def repeated(self, most: int) -> "Groups":
         return Groups._make(

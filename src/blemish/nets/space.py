@@ -12,7 +12,7 @@ from blemish.errors import UsageError
 from blemish.nets.backbone import colour_groups
 from blemish.nets.distillation import Moments
 from blemish.nets.language import VisionLanguage
-from blemish.nets.maps import Stacked, resized
+from blemish.nets.maps import Stacked, around, resized
 from blemish.nets.uniad import FAINTEST, Principal, deviations, mixed
 
 MOST = 512
@@ -69,14 +69,14 @@ class Gaze(nn.Module):
 
     def look(self, pictures: Tensor) -> Seen:
         if isinstance(self.tower, Stacked):
-            seen = Seen(self.tower(pictures))
+            maps, patches = self.tower.with_patches(pictures)
+            seen = Seen(maps)
         else:
             seen = Seen(*self.tower(colour_groups(pictures)[0]))
+            patches = around(seen.maps)
         maps = seen.maps if self.coarser is None else resized(seen.maps, self.coarser)
         if self.levelled is None:
             return seen._replace(maps=maps)
-        # As a bank's patches. The zeros beyond the border are counted in, or it would outshine every defect.
-        patches = F.avg_pool2d(seen.maps, 3, 1, 1)
         level = self.levelled * patches.mean((2, 3), keepdim=True)
         return seen._replace(maps=maps, compared=patches - level)
 
