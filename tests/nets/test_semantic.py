@@ -288,23 +288,21 @@ def test_the_closed_form_is_a_mahalanobis_distance() -> None:
 
 def test_the_closed_form_compares_with_the_nearest_group() -> None:
     net, maps = closed_form(), good(2, seeded(12))[0]
-    patches = [torch.randn(count, 12, generator=seeded(20 + count)) for count in (5, 3)]
+    ways = [[torch.randn(n, 12, generator=seeded(20 + n)) for n in counts] for counts in ((5, 3), (4, 2))]
     usual, spread = torch.tensor([0.5, 0.1, 0.2, 0.3, 0.4]), torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5])
-    net.remember(
-        [
-            Groups(net.turned(klass, some), usual[: len(some)], spread[: len(some)])
-            for klass, some in enumerate(patches)
-        ]
-    )
+
+    def groups(klass: int, some: torch.Tensor) -> Groups:
+        return Groups(net.turned(klass, some), usual[: len(some)], spread[: len(some)])
+
+    net.remember([[groups(klass, some) for some in two] for klass, two in enumerate(ways)])
     far = net(maps, torch.tensor([[0.9, 0.1], [0.4, 0.6]]))
     for n, (klass, y, x) in enumerate(((0, 1, 2), (1, 7, 5))):
-        turn = net.whitening[klass]
-        off = torch.stack([turn @ (maps[n, :, y, x] - patch) for patch in patches[klass]]).square().mean(1)
-        which = int(off.argmin())
-        expected = ((off[which] + NEAR**2).sqrt() - usual[which]) / spread[which]
-        torch.testing.assert_close(far[n, y, x], expected, rtol=1e-4, atol=1e-4)
-    known = patches[1][2][:, None, None].expand(12, 4, 4)[None]
-    assert float(net(known, torch.tensor([[0.0, 1.0]])).max()) == pytest.approx((NEAR - 0.2) / 0.3, abs=1e-3)
+        turn, each = net.whitening[klass], []
+        for some in ways[klass]:
+            off = torch.stack([turn @ (maps[n, :, y, x] - patch) for patch in some]).square().mean(1)
+            which = int(off.argmin())
+            each.append(((off[which] + NEAR**2).sqrt() - usual[which]) / spread[which])
+        torch.testing.assert_close(far[n, y, x], sum(each) / 2, rtol=1e-4, atol=1e-4)
 
 
 def test_a_group_tells_how_far_its_patches_lie_from_its_middle() -> None:
@@ -349,7 +347,7 @@ def test_of_wide_stages_the_parts_that_vary_most_are_compared() -> None:
     variances = torch.linspace(1, 2, width).double()
     net = Lite.of([Moments(torch.zeros(width).double(), variances.diag())], [100_000])
     assert net.whitening.shape == (1, MOST, width)
-    assert net.middles.shape == (1, 1, MOST)
+    assert net.middles.shape == (1, 1, 1, MOST)
     maps = torch.randn(1, width, 4, 4, generator=seeded(5))
     expected = (maps[:, 3:] / variances[3:, None, None].sqrt()).square().mean(1).sqrt()
     torch.testing.assert_close(net(maps, torch.ones(1, 1)), expected.float(), rtol=2e-2, atol=1e-3)

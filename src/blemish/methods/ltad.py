@@ -8,9 +8,9 @@ name"; the sum of both scores. With `--vlm kakaobrain/align-base` names go throu
 could not be read: sizes, schedules and what stands for abnormal patches are UniAD's, or ours.
 Ours: without `--vlm` there is no text. A small tower over name and state vectors, learned with the names,
 takes its place beside any backbone: "LTAD-style, text-free (adaptation)". But in `paper`, patches are not
-classified between texts: they are compared with normal ones of their class, which counts 64 times as much
-as the reconstruction, whose misses are judged as in `uniad`. What is made is held to the moments of its
-class; a class that is not given is found by its name; harmonic fusion (LTOAD's); and oversampling, to
+classified between texts: they are compared with groups of normal ones of their class, which counts 64 times
+as much as the reconstruction, whose misses are judged as in `uniad`. What is made is held to the moments of
+its class; a class that is not given is found by its name; harmonic fusion (LTOAD's); and oversampling, to
 compare with.
 """
 
@@ -27,6 +27,8 @@ from torch import Tensor, nn
 from blemish.data import Sample, Samples
 from blemish.errors import UsageError
 from blemish.memory.codebook import settled
+from blemish.memory.coreset import k_centre, squared_distances
+from blemish.memory.vectors import Vectors
 from blemish.methods import _training, uniad
 from blemish.methods._conditions import features_again
 from blemish.methods._contract import Run
@@ -95,8 +97,8 @@ class Config(uniad.Config):
     """Reconstruction and semantic classifier, or only one of them."""
     semantic: Literal["lite", "learned"] = "lite"
     """The classifier: between texts as in the paper, or in closed form from what is usual in a class."""
-    groups: int = 1024
-    """Groups of normal patches of each class that the closed form compares with, 0: only the mean of all."""
+    groups: int = 512
+    """Groups of a class's normal patches, by either of two ways to group them; 0: only the mean of all."""
     sad_cell: int = 8
     """Side in pixels of what the closed form takes for a patch; all else is learned on cells of 16."""
     levelled: float = 0.75
@@ -174,7 +176,7 @@ class LTAD:
     Config: ClassVar[type] = Config
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "fast": {},
-        "full": {"updates": 2400, "patience": 12, "name_updates": 600, "vae_width": 128},
+        "full": {"updates": 2400, "patience": 12, "name_updates": 600, "vae_width": 128, "groups": 1024},
         "paper": PAPER,
     }
     outputs: tuple[str, ...] = ("pred_score", "anomaly_map")
@@ -401,15 +403,18 @@ class LTAD:
             sad.remember([self.remembered(sad, number, part) for number, part in enumerate(parts)])
         return sad
 
-    def remembered(self, sad: Lite, klass: int, part: Samples) -> Groups:
+    def remembered(self, sad: Lite, klass: int, part: Samples) -> list[Groups]:
+        """Around patches that lie far apart, so that rare ones have groups; and around means of common ones."""
         each, rng = -(-CODED // len(part)), np.random.default_rng([klass])
         some = []
         for sample in part:
             patches = self.compared(sample).flatten(1).T
             some.append(patches[torch.from_numpy(rng.permutation(len(patches))[:each])])
-        turned = sad.turned(klass, torch.cat(some))
-        start = torch.from_numpy(rng.permutation(len(turned))[: self.config.groups])
-        return Groups.of(turned, *settled(turned, turned[start], ROUNDS))
+        turned, count = sad.turned(klass, torch.cat(some)), self.config.groups
+        far = turned[k_centre(Vectors.of([turned], turned.nbytes), count)]
+        common = turned[torch.from_numpy(rng.permutation(len(turned))[:count])]
+        ways = (far, squared_distances(turned, far).argmin(1)), settled(turned, common, ROUNDS)
+        return [Groups.of(turned, *way) for way in ways]
 
     def patches_of(self, part: Samples) -> Moments:
         usual = Moments.of([self.compared(sample)] for sample in part)[0]

@@ -46,7 +46,7 @@ LENT = 16
 
 
 class Groups(NamedTuple):
-    """Normal patches of a class, those that are much alike in one group."""
+    """Normal patches of a class, each in the group with the nearest middle."""
 
     middles: Tensor
     """(groups, kept)"""
@@ -146,8 +146,8 @@ class Lite(nn.Module):
     """In closed form: maps, and shares (N, K) of classes → how far (N, H, W) patches lie from normal ones.
 
     From the middle of the nearest group of normal patches of the likeliest class, by how far its own lie from
-    it; or from the mean of all. In the deviations of the class's normal patches; classes with few pictures
-    borrow these from the others.
+    it, the mean of each way to group them; or from the mean of all. In the deviations of the class's normal
+    patches; classes with few pictures borrow these from the others.
     """
 
     def __init__(self, classes: int, channels: int, kept: int | None = None) -> None:
@@ -155,9 +155,9 @@ class Lite(nn.Module):
         kept = kept or channels
         self.means = nn.Parameter(torch.zeros(classes, channels), False)
         self.whitening = nn.Parameter(torch.eye(kept, channels).repeat(classes, 1, 1), False)
-        self.middles = nn.Parameter(torch.zeros(classes, 1, kept), False)
-        self.usual = nn.Parameter(torch.zeros(classes, 1), False)
-        self.spread = nn.Parameter(torch.ones(classes, 1), False)
+        self.middles = nn.Parameter(torch.zeros(classes, 1, 1, kept), False)
+        self.usual = nn.Parameter(torch.zeros(classes, 1, 1), False)
+        self.spread = nn.Parameter(torch.ones(classes, 1, 1), False)
 
     @classmethod
     def of(
@@ -192,28 +192,40 @@ class Lite(nn.Module):
         """Patches (n, channels) of a class, in the deviations that its normal ones have."""
         return (vectors - self.means[klass]) @ self.whitening[klass].T
 
-    def remember(self, groups: Sequence[Groups]) -> None:
-        """Of each class its groups, instead of the mean; where they are fewer, one repeats."""
-        most = max(len(each.middles) for each in groups)
-        parts = zip(*(each.repeated(most) for each in groups), strict=True)
-        self.middles, self.usual, self.spread = (nn.Parameter(torch.stack(part), False) for part in parts)
+    def remember(self, groups: Sequence[Sequence[Groups]]) -> None:
+        """Of each class as many ways to group its patches, instead of their mean."""
+        most = max(len(each.middles) for ways in groups for each in ways)
+        classes = zip(*(stacked(ways, most) for ways in groups), strict=True)
+        self.middles, self.usual, self.spread = (nn.Parameter(torch.stack(part), False) for part in classes)
 
-    def take(self, klass: int, other: "Lite", groups: Groups | None) -> None:
+    def take(self, klass: int, other: "Lite", groups: Sequence[Groups] | None) -> None:
         """What another knows of a class; `groups`: those that are then remembered of it."""
         self.means[klass], self.whitening[klass] = other.means[klass], other.whitening[klass]
         if groups is not None:
-            own = groups.repeated(int(self.middles.shape[1]))
+            own = stacked(groups, int(self.middles.shape[2]))
             self.middles[klass], self.usual[klass], self.spread[klass] = own
 
     def forward(self, maps: Tensor, shares: Tensor) -> Tensor:
         likeliest = shares.argmax(1)
         off = maps.flatten(2) - self.means[likeliest][:, :, None]
-        middles, turned = self.middles[likeliest], self.whitening[likeliest] @ off
-        nearest = (middles.square().sum(2, keepdim=True) - 2 * middles @ turned).argmin(1)
+        turned = (self.whitening[likeliest] @ off).transpose(1, 2)
+        ways = [
+            self.far(turned, *(part[likeliest, way] for part in (self.middles, self.usual, self.spread)))
+            for way in range(int(self.middles.shape[1]))
+        ]
+        return torch.stack(ways).mean(0).reshape(-1, *(int(side) for side in maps.shape[-2:]))
+
+    @staticmethod
+    def far(turned: Tensor, middles: Tensor, usual: Tensor, spread: Tensor) -> Tensor:
+        nearest = (middles.square().sum(2)[:, None] - 2 * turned @ middles.transpose(1, 2)).argmin(2)
         known = middles.gather(1, nearest[..., None].expand(-1, -1, int(middles.shape[2])))
-        usual, spread = (each[likeliest].gather(1, nearest) for each in (self.usual, self.spread))
-        far = (apart(turned.transpose(1, 2), known) - usual) / spread
-        return far.reshape(-1, *(int(side) for side in maps.shape[-2:]))
+        return (apart(turned, known) - usual.gather(1, nearest)) / spread.gather(1, nearest)
+
+
+def stacked(ways: Sequence[Groups], most: int) -> Groups:
+    """Each way with as many groups: where they are fewer, one repeats."""
+    parts = zip(*(each.repeated(most) for each in ways), strict=True)
+    return Groups._make(torch.stack(part) for part in parts)
 
 
 def apart(vectors: Tensor, others: Tensor) -> Tensor:
