@@ -404,7 +404,7 @@ class LTAD:
         return sad
 
     def remembered(self, sad: Lite, klass: int, part: Samples) -> list[Groups]:
-        """Around patches that lie far apart, so that rare ones have groups; and around means of common ones."""
+        """Around patches that lie far apart, so that rare ones have groups; and around means."""
         each, rng = -(-CODED // len(part)), np.random.default_rng([klass])
         some = []
         for sample in part:
