@@ -114,7 +114,9 @@ class TestContract:
                 trained = scorer.eval()(torch.from_numpy(batch))
             shipped = graph(batch)
             np.testing.assert_allclose(shipped.scores, trained[0].numpy(), rtol=1e-4, atol=1e-5)
-            np.testing.assert_allclose(shipped.maps, trained[1].numpy(), rtol=1e-3, atol=1e-4)
+            heat = trained[1].numpy()
+            rounding = max(1e-4, 1e-5 * float(np.abs(heat).max()))  # of what is large, where it is subtracted
+            np.testing.assert_allclose(shipped.maps, heat, rtol=1e-3, atol=rounding)
 
     def test_same_seed_same_model(self, name: str, fits: Fits) -> None:
         first = fits.model(name)
