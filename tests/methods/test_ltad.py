@@ -125,7 +125,9 @@ def test_a_model_with_a_language(kind: str, semantic: str, tmp_path: Path) -> No
     folder = str(save_language(kind, tmp_path))
     options = {**QUICK, "vlm": folder, "sad_level": "patch", "ensemble": True, "semantic": semantic}
     model = blemish.fit(products({"a": 6, "b": 3}), method="ltad", size=SIDE, options=options)
-    assert model.manifest["parity"]["score"] <= 1e-3
+    assert model.manifest["parity"]["score"] <= (
+        1e-3 if semantic == "lite" else 1e-4
+    )  # of a small spread, more
     result = model.inspect(products({"a": 6, "b": 3})[0].read())
     assert np.isfinite(result.score)
     assert len(model.archive.weights) < 1e6, "no tower in the file's weights"
@@ -260,7 +262,8 @@ def test_one_seed_one_model(options: dict[str, Any], small: dict[str, str]) -> N
 def test_every_setting_gives_a_model(options: dict[str, Any], several: bool, small: dict[str, str]) -> None:
     samples = products({"a": 6, "b": 3} if several else {"": 6})
     model = fitted({**QUICK, **options}, samples, **small)
-    assert model.manifest["parity"]["score"] <= 1e-3
+    grouped = options.get("semantic") != "learned" and options.get("score_of") != "rm"
+    assert model.manifest["parity"]["score"] <= (1e-3 if grouped else 1e-4)
     raw = model.raw(samples[0].read())
     assert (raw.classes is not None) == several
     assert (model.graph.takes > 0) == (several and options.get("score_of") != "rm")
