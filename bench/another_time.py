@@ -11,7 +11,6 @@ product, and its mean, goes into bench/results/choices-another-time.json. No tes
 
 import argparse
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,8 @@ import blemish
 from blemish.evaluate.metrics import image_metrics
 from blemish.images import PixelFormat
 from blemish.methods._conditions import taken_again
-from choose_defaults import SIZE, Pictures
-from choose_products import Asked, painted_on, together
+from choose_defaults import Pictures
+from choose_products import Asked, fitted, painted_on
 from records import RESULTS, Store
 
 Picture = NDArray[np.uint8]
@@ -84,14 +83,7 @@ def main() -> None:
         for variant in given.only:
             key = {"seed": seed, "variant": variant, "rare": [*learnt][1::2]}
             if not store.has(key):
-                method, options = VARIANTS[variant]
-                fit = partial(
-                    blemish.fit, method=method, options=options, size=SIZE, seed=seed, cache=given.cache
-                )
-                if method == "knn":
-                    models = {name: fit(together({name: learnt[name]})) for name in learnt}
-                else:
-                    models = dict.fromkeys(learnt, fit(together(learnt)))
+                models = fitted(learnt, *VARIANTS[variant], seed=seed, cache=given.cache)
                 store.add(key, judged(models, asked, seed))
 
 

@@ -62,6 +62,16 @@ def painted_on(folders: Sequence[Path], seed: int, sorts: Sequence[str]) -> tupl
     return learnt, asked
 
 
+def fitted(
+    learnt: dict[str, Pictures], method: str, options: dict[str, Any], *, seed: int, cache: Path | None
+) -> dict[str, blemish.Inspector]:
+    """Of each product its model: one of all, but by `knn` each its own."""
+    fit = partial(blemish.fit, method=method, options=options, size=SIZE, seed=seed, cache=cache)
+    if method == "knn":
+        return {name: fit(together({name: learnt[name]})) for name in learnt}
+    return dict.fromkeys(learnt, fit(together(learnt)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folders", nargs="+", type=Path)
@@ -76,14 +86,7 @@ def main() -> None:
         for variant in given.only:
             key = {"seed": seed, "variant": variant, "rare": [*learnt][1::2]}
             if not store.has(key):
-                method, options = VARIANTS[variant]
-                fit = partial(
-                    blemish.fit, method=method, options=options, size=SIZE, seed=seed, cache=given.cache
-                )
-                if method == "knn":
-                    models = {name: fit(together({name: learnt[name]})) for name in learnt}
-                else:
-                    models = dict.fromkeys(learnt, fit(together(learnt)))
+                models = fitted(learnt, *VARIANTS[variant], seed=seed, cache=given.cache)
                 store.add(key, judged(models, asked))
 
 
