@@ -11,7 +11,8 @@ import blemish
 from blemish.images import PixelFormat
 from blemish.methods import create
 from blemish.methods._conditions import NOISE, taken_again
-from blemish.methods.ltad import JUDGED, LTAD
+from blemish.methods._normal import AGAIN, NormalPatches
+from blemish.methods.ltad import LTAD
 from tests.methods.product import SIDE, marked, pictures, run_for
 from tests.methods.test_uniad import products
 
@@ -36,28 +37,28 @@ def test_a_picture_taken_again_differs_a_little(dtype: Any, scale: float, channe
     assert np.std(apart) > 0.01, "some are brighter, some darker"
 
 
-def closed(options: dict[str, Any], small: dict[str, str]) -> LTAD:
-    samples = products({"a": JUDGED + 2, "b": 3})
+def closed(options: dict[str, Any], small: dict[str, str]) -> NormalPatches:
+    samples = products({"a": AGAIN + 2, "b": 3})
     run, method = run_for(samples, **small), create("ltad", options={"score_of": "sad", **options})
     assert isinstance(method, LTAD)
     method.look(samples, run)
-    return method
+    return method.patches
 
 
 def test_how_patches_change_counts_beside_how_they_differ(small: dict[str, str]) -> None:
-    samples, plain = products({"a": JUDGED + 2, "b": 3}), closed({"swayed": 0.0}, small)
+    samples, plain = products({"a": AGAIN + 2, "b": 3}), closed({"swayed": 0.0}, small)
     swayed = closed({"swayed": 2.0}, small)
-    first = [sample.name for klass in "ab" for sample in samples.klass(klass)[:JUDGED]]
+    first = [sample.name for klass in "ab" for sample in samples.klass(klass)[:AGAIN]]
     assert swayed.taken_again == {*first}
     assert not plain.taken_again
     for klass in "ab":
         part = samples.klass(klass)
-        before, after = plain.patches_of(part), swayed.patches_of(part)
+        before, after = plain.moments(part), swayed.moments(part)
         torch.testing.assert_close(after.mean, before.mean)
         off = torch.cat(
             [
-                (swayed.compared(each, swayed.found_again) - swayed.compared(each)).flatten(1).double()
-                for each in part[:JUDGED]
+                (swayed.of(each, swayed.found_again) - swayed.of(each)).flatten(1).double()
+                for each in part[:AGAIN]
             ],
             dim=1,
         )
@@ -66,9 +67,7 @@ def test_how_patches_change_counts_beside_how_they_differ(small: dict[str, str])
 
 def test_levelled_patches_have_most_of_the_mean_taken_off(small: dict[str, str]) -> None:
     picture = products({"a": 1})[0]
-    raw, level = (
-        closed({"swayed": 0.0, "levelled": share}, small).compared(picture) for share in (0.0, 0.75)
-    )
+    raw, level = (closed({"swayed": 0.0, "levelled": share}, small).of(picture) for share in (0.0, 0.75))
     torch.testing.assert_close(level, raw - 0.75 * raw.mean((1, 2), keepdim=True), rtol=1e-2, atol=1e-2)
 
 

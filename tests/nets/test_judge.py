@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from blemish.nets.groups import Lite
 from blemish.nets.judge import TOLD, Called, Calling, Deviation, Judge, Judging, Shown, Told
 from blemish.nets.namestate import Learned, NameState, Tables
-from blemish.nets.semantic import Lite, Semantic, pseudo_anomalies, semantic_loss
+from blemish.nets.semantic import Semantic, pseudo_anomalies, semantic_loss
 from blemish.nets.space import Seen
 from blemish.nets.uniad import Reconstruction, reconstruction_error
 from blemish.nets.vae import ConditionalVAE

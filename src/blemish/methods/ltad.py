@@ -14,33 +14,30 @@ its class; a class that is not given is found by its name; harmonic fusion (LTOA
 compare with.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from blemish.data import Sample, Samples
 from blemish.errors import UsageError
-from blemish.memory.codebook import settled
-from blemish.memory.coreset import k_centre, squared_distances
-from blemish.memory.vectors import Vectors
 from blemish.methods import _training, uniad
-from blemish.methods._conditions import features_again
 from blemish.methods._contract import Run
-from blemish.methods._features import Features, features, picture_key
+from blemish.methods._features import features, picture_key
+from blemish.methods._normal import NormalPatches
 from blemish.methods._phases import Judgement, Naming, Sight
 from blemish.methods._registry import register
 from blemish.nets.distillation import Moments
+from blemish.nets.groups import Lite
 from blemish.nets.judge import Calling, Deviation, Judge, Judging, LtadScorer
 from blemish.nets.language import VisionLanguage, load_language
 from blemish.nets.maps import CELL, Stacked, grid_of
 from blemish.nets.namestate import Learned, NamesFrom, NameState, Words
-from blemish.nets.semantic import Groups, Level, Lite, Semantic
+from blemish.nets.semantic import Level, Semantic
 from blemish.nets.space import WIDTH, Gaze, Space, to_texts
 from blemish.nets.uniad import Error, Reconstruction
 from blemish.nets.vae import ConditionalVAE, lacking
@@ -55,10 +52,6 @@ JUDGED = 32
 """Pictures of a class that tell what is usual."""
 FEW = 8
 """Pictures of a class that made ones are compared with."""
-CODED = 40_000
-"""Patches of a class, of as many pictures as there are, that are put in groups."""
-ROUNDS = 5
-"""Of k-means, which more would hardly change."""
 MOSTLY = 16.0
 """From this kappa on the classifier decides, and the reconstruction hardly does."""
 STRANGE = 0.01
@@ -241,14 +234,10 @@ class LTAD:
     def without(self, sample: Sample, train: Samples) -> LtadScorer:
         """The scorer, as if its classifier did not know this picture; the only one of a class it must."""
         scorer = deepcopy(self.shipped, {id(self.gaze): self.gaze})
-        parts, klass = [train.klass(name) for name in train.classes], train.classes.index(sample.klass)
-        parts[klass] = train.with_items(each for each in parts[klass] if each.name != sample.name)
-        sad = scorer.judge.sad
-        if parts[klass] and isinstance(sad, Lite):
-            usual = [*self.usual]
-            usual[klass] = self.patches_of(parts[klass])
-            rest = Lite.of(usual, [len(part) for part in parts], self.stages, only=klass)
-            sad.take(klass, rest, self.remembered(rest, klass, parts[klass]) if self.config.groups else None)
+        sad, part = scorer.judge.sad, train.klass(sample.klass)
+        rest = part.with_items(each for each in part if each.name != sample.name)
+        if isinstance(sad, Lite) and rest:
+            self.patches.put_again(sad, train.classes.index(sample.klass), rest)
         return scorer
 
     def look(self, train: Samples, run: Run) -> None:
@@ -268,12 +257,11 @@ class LTAD:
             self.tier, licence = 2, tower.backbone.licence
         self.language = tower if isinstance(tower, VisionLanguage) else None
         self.gaze = Gaze(tower, channels, run.size, grid, config.levelled if compared else None)
-        self.stages = tower.widths(channels, run.size) if isinstance(tower, Stacked) else ()
         self.found = features(self.gaze, train, run)
-        some = [sample for name in train.classes for sample in train.klass(name)[:JUDGED]]
-        self.taken_again = {sample.name for sample in some} if compared and config.swayed else set()
-        if self.taken_again:
-            self.found_again = features_again(self.gaze, train.with_items(some), run)
+        if compared:
+            stages = tower.widths(channels, run.size) if isinstance(tower, Stacked) else ()
+            told = {"stages": stages, "groups": config.groups, "swayed": config.swayed}
+            self.patches = NormalPatches(self.gaze, self.found, train, run, **told)
         words = TIERS[self.tier]
         if config.vlm:
             self.chosen["backbone"] = config.vlm
@@ -361,7 +349,7 @@ class LTAD:
         config, network, sight = self.config, task.network, task.sight
         tables = network.names()
         closed = config.score_of != "rm" and config.semantic == "lite"
-        sad = self.closed_form([train.klass(name) for name in train.classes]) if closed else network.sad
+        sad = self.patches.closed_form(train) if closed else network.sad
         judge = Judge(
             tables,
             network.rm,
@@ -395,42 +383,6 @@ class LTAD:
         least = float(torch.cat(alike).quantile(STRANGE))
         told = {"names": network.names, "size": run.size, "window": config.window, "least": least}
         return LtadScorer(sight.gaze, sight.space, judge, **told).eval()
-
-    def closed_form(self, parts: Sequence[Samples]) -> Lite:
-        self.usual = [self.patches_of(part) for part in parts]
-        sad = Lite.of(self.usual, [len(part) for part in parts], self.stages)
-        if self.config.groups:
-            sad.remember([self.remembered(sad, number, part) for number, part in enumerate(parts)])
-        return sad
-
-    def remembered(self, sad: Lite, klass: int, part: Samples) -> list[Groups]:
-        """Around patches that lie far apart, so that rare ones have groups; and around means."""
-        each, rng = -(-CODED // len(part)), np.random.default_rng([klass])
-        some = []
-        for sample in part:
-            patches = self.compared(sample).flatten(1).T
-            some.append(patches[torch.from_numpy(rng.permutation(len(patches))[:each])])
-        turned, count = sad.turned(klass, torch.cat(some)), self.config.groups
-        far = turned[k_centre(Vectors.of([turned], turned.nbytes), count)]
-        common = turned[torch.from_numpy(rng.permutation(len(turned))[:count])]
-        ways = (far, squared_distances(turned, far).argmin(1)), settled(turned, common, ROUNDS)
-        return [Groups.of(turned, *way) for way in ways]
-
-    def patches_of(self, part: Samples) -> Moments:
-        usual = Moments.of([self.compared(sample)] for sample in part)[0]
-        again = [sample for sample in part if sample.name in self.taken_again]
-        if not again:
-            return usual
-        off = ([self.compared(sample, self.found_again) - self.compared(sample)] for sample in again)
-        mean, covariance = Moments.of(off)[0]
-        changed = covariance + mean.outer(mean)
-        return usual._replace(covariance=usual.covariance + self.config.swayed * changed)
-
-    def compared(self, sample: Sample, found: Features | None = None) -> Tensor:
-        """(channels, h, w)"""
-        patches = self.gaze.seen((found or self.found).batch([sample])).compared
-        assert patches is not None
-        return patches[0]
 
     def weights(self, scorer: LtadScorer) -> dict[str, Tensor]:
         state = scorer.state_dict()

@@ -95,8 +95,9 @@ class Backbone(nn.Module):
 def colour_groups(x: Tensor) -> list[Tensor]:
     """Pictures of any channel count as pictures of three: grey is repeated, more are taken three by three."""
     channels = int(x.shape[1])  # a constant in a traced graph
-    order = torch.arange(-(-channels // 3) * 3).clamp(max=channels - 1)
-    return list(torch.split(x[:, order], 3, dim=1))
+    if channels % 3:
+        x = x[:, torch.arange(-(-channels // 3) * 3).clamp(max=channels - 1)]
+    return list(torch.split(x, 3, dim=1))
 
 
 def middle_taps(taps: tuple[Tap, ...]) -> tuple[str, ...]:

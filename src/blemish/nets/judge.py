@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blemish.nets.groups import Lite
 from blemish.nets.maps import resized
 from blemish.nets.namestate import TEMPERATURE, Learned, NameState, Tables, Words, name_loss, shares
 from blemish.nets.saliency import size_of
-from blemish.nets.semantic import Lite, Pseudo, Semantic, semantic_loss
+from blemish.nets.semantic import Pseudo, Semantic, semantic_loss
 from blemish.nets.space import Gaze, Seen, Space
 from blemish.nets.uniad import Error, Reconstruction, image_score, reconstruction_error
 from blemish.nets.vae import ConditionalVAE

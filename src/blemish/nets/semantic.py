@@ -6,8 +6,7 @@ Ours: what an abnormal patch is, for nobody has any to learn from: noise, patche
 the reconstruction misses, overdone; each within a blob.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate
+from collections.abc import Sequence
 from math import log, sqrt
 from typing import Literal, NamedTuple
 
@@ -15,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blemish.nets.distillation import Moments
 from blemish.nets.namestate import TEMPERATURE
 from blemish.nets.space import Seen
 
@@ -31,47 +29,6 @@ COARSE = 4
 NOISE = 0.05, 1.2
 """Lengths of noise by those of patches; each magnitude is as frequent as any other."""
 PUSH = 1.0, 4.0
-BORROWED = 2
-"""Pictures that the deviations of all classes count for when those of one are estimated."""
-PATCHES = 16
-"""Of a picture, that tell as much as if they came from as many: they are much alike."""
-MOST = 128
-"""Parts of a stage that are compared: those that vary most."""
-FLOOR = 1e-2
-"""Share of the mean variance that is added to each: what good pictures hardly vary in must not be all."""
-NEAR = 0.05
-"""Deviations: what is less is rounding."""
-LENT = 16
-"""Patches that those of all groups count for when it is told how far those of one lie from its middle."""
-
-
-class Groups(NamedTuple):
-    """Normal patches of a class, each in the group with the nearest middle."""
-
-    middles: Tensor
-    """(groups, kept)"""
-    usual: Tensor
-    """(groups,): how far from the middle the patches of a group lie, and by how much that differs."""
-    spread: Tensor
-    """Never less than it differs in all groups: in a tight one nothing is so strange."""
-
-    @classmethod
-    def of(cls, patches: Tensor, middles: Tensor, group: Tensor) -> "Groups":
-        """`group`: of each patch the number of its middle."""
-        far, counts = apart(patches, middles[group]), group.bincount(minlength=len(middles))
-
-        def mean(values: Tensor) -> Tensor:
-            sums = values.new_zeros(len(middles)).index_add(0, group, values)
-            return (sums + LENT * values.mean()) / (counts + LENT)
-
-        usual = mean(far)
-        differs = (far - usual[group]).square()
-        return cls(middles, usual, (mean(differs) + differs.mean() + NEAR**2).sqrt())
-
-    def repeated(self, most: int) -> "Groups":
-        return Groups._make(
-            torch.cat([part, part[:1].expand(most - len(part), *part.shape[1:])]) for part in self
-        )
 
 
 class Semantic(nn.Module):
@@ -140,114 +97,6 @@ class Semantic(nn.Module):
         nearer = self.embed(maps, patches) @ (abnormal - normal).T
         odds = (nearer / self.temperature.clamp(COLDEST, HOTTEST)).permute(0, 3, 1, 2)
         return odds if self.level == "patch" else odds.expand(-1, -1, *grid)
-
-
-class Lite(nn.Module):
-    """In closed form: maps, and shares (N, K) of classes → how far (N, H, W) patches lie from normal ones.
-
-    From the middle of the nearest group of normal patches of the likeliest class, by how far its own lie from
-    it, the mean of each way to group them; or from the mean of all. In the deviations of the class's normal
-    patches; classes with few pictures borrow these from the others.
-    """
-
-    def __init__(self, classes: int, channels: int, kept: int | None = None) -> None:
-        super().__init__()
-        kept = kept or channels
-        self.means = nn.Parameter(torch.zeros(classes, channels), False)
-        self.whitening = nn.Parameter(torch.eye(kept, channels).repeat(classes, 1, 1), False)
-        self.middles = nn.Parameter(torch.zeros(classes, 1, 1, kept), False)
-        self.usual = nn.Parameter(torch.zeros(classes, 1, 1), False)
-        self.spread = nn.Parameter(torch.ones(classes, 1, 1), False)
-
-    @classmethod
-    def of(
-        cls,
-        usual: Sequence[Moments],
-        counts: Sequence[int],
-        stages: Sequence[int] = (),
-        *,
-        only: int | None = None,
-    ) -> "Lite":
-        """From the moments of each class's normal patches, of which it remembers the mean.
-
-        `stages`: channels of each stage of the network, all by default one. Each counts as much as any other,
-        or a deep one of many channels would hide what the first see. `only`: the one class that is asked for.
-        """
-        wanted = range(len(usual)) if only is None else [only]
-        stages = tuple(stages) or (len(usual[0].mean),)
-        kept = [min(width, MOST) for width in stages]
-        self = cls(len(usual), sum(stages), sum(kept))
-        self.whitening.zero_()
-        ends = [*zip(accumulate(kept), accumulate(stages), strict=True)]
-        for (rows, columns), most, width in zip(ends, kept, stages, strict=True):
-            own = slice(columns - width, columns)
-            each = [moments.covariance[own, own] for moments in usual]
-            share = sqrt(sum(kept) / (len(stages) * most))
-            for number, turn in zip(wanted, whitened(each, counts, most, wanted), strict=True):
-                self.whitening[number, rows - most : rows, own].copy_(share * turn)
-        self.means.copy_(torch.stack([moments.mean for moments in usual]))
-        return self
-
-    def turned(self, klass: int, vectors: Tensor) -> Tensor:
-        """Patches (n, channels) of a class, in the deviations that its normal ones have."""
-        return (vectors - self.means[klass]) @ self.whitening[klass].T
-
-    def remember(self, groups: Sequence[Sequence[Groups]]) -> None:
-        """Of each class as many ways to group its patches, instead of their mean."""
-        most = max(len(each.middles) for ways in groups for each in ways)
-        classes = zip(*(stacked(ways, most) for ways in groups), strict=True)
-        self.middles, self.usual, self.spread = (nn.Parameter(torch.stack(part), False) for part in classes)
-
-    def take(self, klass: int, other: "Lite", groups: Sequence[Groups] | None) -> None:
-        """What another knows of a class; `groups`: those that are then remembered of it."""
-        self.means[klass], self.whitening[klass] = other.means[klass], other.whitening[klass]
-        if groups is not None:
-            own = stacked(groups, int(self.middles.shape[2]))
-            self.middles[klass], self.usual[klass], self.spread[klass] = own
-
-    def forward(self, maps: Tensor, shares: Tensor) -> Tensor:
-        likeliest = shares.argmax(1)
-        off = maps.flatten(2) - self.means[likeliest][:, :, None]
-        turned = (self.whitening[likeliest] @ off).transpose(1, 2)
-        ways = [
-            self.far(turned, *(part[likeliest, way] for part in (self.middles, self.usual, self.spread)))
-            for way in range(int(self.middles.shape[1]))
-        ]
-        return torch.stack(ways).mean(0).reshape(-1, *(int(side) for side in maps.shape[-2:]))
-
-    @staticmethod
-    def far(turned: Tensor, middles: Tensor, usual: Tensor, spread: Tensor) -> Tensor:
-        nearest = (middles.square().sum(2)[:, None] - 2 * turned @ middles.transpose(1, 2)).argmin(2)
-        known = middles.gather(1, nearest[..., None].expand(-1, -1, int(middles.shape[2])))
-        return (apart(turned, known) - usual.gather(1, nearest)) / spread.gather(1, nearest)
-
-
-def stacked(ways: Sequence[Groups], most: int) -> Groups:
-    """Each way with as many groups: where they are fewer, one repeats."""
-    parts = zip(*(each.repeated(most) for each in ways), strict=True)
-    return Groups._make(torch.stack(part) for part in parts)
-
-
-def apart(vectors: Tensor, others: Tensor) -> Tensor:
-    """From the difference: the product form loses the digits of patches that lie close to a middle."""
-    return ((vectors - others).square().mean(-1) + NEAR**2).sqrt()
-
-
-def whitened(
-    usual: Sequence[Tensor], counts: Sequence[int], kept: int, wanted: Iterable[int]
-) -> Iterator[Tensor]:
-    """Of each class that is wanted (kept, channels): turns what is off to the parts that vary most, in their
-    deviations."""
-    shared = torch.stack([*usual]).mean(0)
-    # What channels have in common takes many pictures to tell.
-    doubt = len(shared) / (len(shared) + PATCHES * sum(counts))
-    for number in wanted:
-        covariance, own = usual[number], counts[number] / (counts[number] + BORROWED)
-        mixed = own * covariance + (1 - own) * shared
-        alone = mixed.diagonal()
-        floor = (FLOOR * alone.mean()).clamp(min=1e-12)
-        variances, parts = torch.linalg.eigh((1 - doubt) * mixed + (doubt * alone + floor).diag())
-        yield (parts / variances.sqrt())[:, -kept:].T
 
 
 def semantic_loss(odds: Tensor, abnormal: Tensor) -> Tensor:
