@@ -62,6 +62,21 @@ def test_a_split_is_told_and_is_data_for_fit_and_eval(blemish: Blemish, parts: P
     assert [f">{name}</th>" in page for name in ("mean, High", "mean, Low", "mean")] == [True] * 3
 
 
+def test_a_bench_of_a_list_tells_head_and_tail(blemish: Blemish, parts: Path, tmp_path: Path) -> None:
+    blemish("split", "parts", "--long-tail", "step4", "--out", "step4.json")
+    small = ("--set", "rows=50", "--size", "64")
+    for together in ((), ("--together",)):
+        blemish("bench", "step4.json", "--methods", "knn", *small, *together, "--json", "told.json")
+        told = json.loads((tmp_path / "told.json").read_text())
+        [group] = told["groups"]
+        high, low = group["tail"]["high"]["classes"], group["tail"]["low"]["classes"]
+        assert (len(high), len(low)) == (2, 1)
+        of = {record["class"]: record["image_auroc"] for record in told["records"]}
+        for name, classes in (("high", high), ("low", low)):
+            found = group["tail"][name]["image_auroc"]["mean"]
+            assert found == pytest.approx(sum(of[klass] for klass in classes) / len(classes))
+
+
 def test_one_product_of_a_list(blemish: Blemish, parts: Path, tmp_path: Path) -> None:
     blemish("split", "parts", "--long-tail", "step4", "--out", "step4.json")
     done = blemish("fit", "step4.json", "--class", "felt", "--method", "knn", *SMALL)

@@ -32,7 +32,8 @@ record = dict.fromkeys(fields) | {
     "fit_seconds": 10.0 + job["seed"],
     "image_auroc": 0.95 + 0.01 * job["seed"] - (0.1 if job["klass"] == "screw" else 0),
 }
-print(json.dumps({"schema": 1, "records": [record], "mean": record}))
+tier = {"tier": "tier 1: of three"} if job["method"] == "ltad" else {}
+print(json.dumps({"schema": 1, "records": [record], "mean": record, **tier}))
 """
 
 
@@ -43,8 +44,8 @@ class Bench:
     def command(self, job: Job) -> list[str]:
         return [sys.executable, "-c", CHILD, job.key, str(self.trace), json.dumps(FIELDS)]
 
-    def run(self, *jobs: Job) -> dict[str, Any]:
-        return run(jobs, self.out, self.command)
+    def run(self, *jobs: Job, **given: Any) -> dict[str, Any]:
+        return run(jobs, self.out, self.command, **given)
 
     def started(self) -> list[str]:
         lines = self.trace.read_text().splitlines() if self.trace.exists() else []
@@ -121,6 +122,30 @@ def test_a_seed_that_lacks_a_class_does_not_shift_the_mean(bench: Bench) -> None
     assert len(result["records"]) == 5
     assert (group["n_runs"], group["image_auroc"]["n"]) == (2, 2)
     assert group["image_auroc"]["mean"] == pytest.approx(0.905)
+
+
+def test_head_and_tail_have_means_of_their_own_and_the_tier_is_told(bench: Bench) -> None:
+    parts = {"high": ("grid",), "low": ("screw", "nut"), "few": ("bolt",)}
+    jobs = [job(seed, klass, "ltad") for seed in (0, 1) for klass in ("grid", "nut", "screw")]
+    for _ in range(2):  # the second time from the state file
+        result = bench.run(*jobs, job(0), tails={"/data/mvtec_ad": parts})
+        [long, other] = result["groups"]
+        assert (long["tier"], other["tier"]) == ("tier 1: of three", None)
+        assert {name: part["classes"] for name, part in long["tail"].items()} == {
+            "high": ["grid"],
+            "low": ["nut", "screw"],
+        }
+        assert long["tail"]["high"]["image_auroc"]["mean"] == pytest.approx(0.955)
+        assert long["tail"]["low"]["image_auroc"]["mean"] == pytest.approx(0.905)
+        assert long["tail"]["low"]["n_runs"] == 2
+        assert [line.split("|")[1:4] for line in markdown(result).splitlines()[2:5]] == [
+            [" mvtec_ad (3) ", " ltad · fast · resnet18 ", " 92.2 ± 0.7 "],
+            [" mean, High (1) ", " ltad · fast · resnet18 ", " 95.5 ± 0.7 "],
+            [" mean, Low (2) ", " ltad · fast · resnet18 ", " 90.5 ± 0.7 "],
+        ]
+        assert markdown(result).endswith("\nltad: tier 1: of three.\n")
+    assert len(bench.started()) == 7
+    assert bench.run(job(0))["groups"][0]["tail"] == {}
 
 
 def test_the_state_file_survives_a_torn_line_and_a_second_writer(bench: Bench) -> None:

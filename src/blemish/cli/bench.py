@@ -1,11 +1,11 @@
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from hashlib import blake2b
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, NamedTuple, TypeVar
 
 import typer
 
@@ -75,6 +75,7 @@ def bench(
         raise UsageError(f"--set {unused[0]} is for a method that is not among --methods {methods}.")
     for method, preset, options in fits:
         known.create(method, preset, options)
+    looks = {source: looked_at(source, layout, weights) for source in dict.fromkeys(sources)}
     jobs = [
         FitJob(
             data=source,
@@ -86,12 +87,11 @@ def bench(
             weights=None if weights is None else str(weights),
             size=size,
             layout=layout,
-            content=content,
+            content=look.content,
             options=options,
         )
-        for source in sources
-        for klasses, content in [looked_at(source, layout, weights)]
-        for klass in ([None] if together else klasses)
+        for source, look in looks.items()
+        for klass in ([None] if together else look.classes)
         for method, preset, options in fits
         for seed in numbers
     ]
@@ -100,7 +100,8 @@ def bench(
         if json_file == Path("-"):
             out = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "bench.json"
         with watching() as watch:
-            result = benchmark.run(jobs, out, command_of, progress=watch.progress)
+            tails = {source: look.tail for source, look in looks.items()}
+            result = benchmark.run(jobs, out, command_of, tails=tails, progress=watch.progress)
     table = benchmark.markdown(result)
     if markdown is not None:
         write_text(markdown, table)
@@ -128,8 +129,15 @@ def concerns(item: str, method: str) -> bool:
     return owner in ("", method)
 
 
-def looked_at(source: str, layout: str | None, weights: Path | None) -> tuple[Sequence[str], str]:
-    """The classes of DATA, and a digest of all that is learnt from and measured on."""
+class Look(NamedTuple):
+    classes: Sequence[str]
+    tail: Mapping[str, Sequence[str]]
+    """The classes of head and tail, if DATA is a long-tailed list."""
+    content: str
+    """A digest of all that is learnt from and measured on."""
+
+
+def looked_at(source: str, layout: str | None, weights: Path | None) -> Look:
     samples = data.read(source, layout=layout)
     warn_of_duplicates(samples)
     seen = blake2b(b"" if weights is None else weights.read_bytes(), digest_size=8)
@@ -138,4 +146,4 @@ def looked_at(source: str, layout: str | None, weights: Path | None) -> tuple[Se
         mask = "".join(blake2b(images.read_bytes(file)).hexdigest() for file in files)
         told = sample.name, sample.role, sample.klass, sample.kind, sample.bad, data.fingerprint(sample), mask
         seen.update(repr(told).encode(errors="surrogateescape"))
-    return samples.classes, seen.hexdigest()
+    return Look(samples.classes, {} if samples.tail is None else samples.tail.parts, seen.hexdigest())

@@ -61,8 +61,13 @@ class Tail:
         return groups(self.counts, self.order)
 
     @property
-    def by_count(self) -> Groups:
-        return groups_by_count(self.counts)
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """The classes of head (`high`) and tail (`low`), of 20 images or more (`many`) and of fewer (`few`);
+        only parts that have any."""
+        high, low = self.groups
+        many, few = groups_by_count(self.counts)
+        named = {"high": high, "low": low, "many": many, "few": few}
+        return {name: classes for name, classes in named.items() if classes}
 
 
 def groups(counts: Mapping[str, int], order: Sequence[str] = ()) -> Groups:

@@ -10,16 +10,16 @@ import platform
 import signal
 import statistics
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from blemish.errors import OutputError
 from blemish.evaluate import published
-from blemish.evaluate.evaluation import FIELDS, METRICS, Progress, Record, mean_record
+from blemish.evaluate.evaluation import FIELDS, GROUPS, METRICS, Progress, Record, mean_record
 from blemish.evaluate.writing import write_text
 
 __all__ = ["Job", "machine", "markdown", "run", "versions"]
@@ -55,6 +55,16 @@ class Job:
         return json.dumps(asdict(self), sort_keys=True)
 
 
+Tails = Mapping[str, Mapping[str, Sequence[str]]]
+"""Of the data sets that are long-tailed lists the classes of each part, `high`, `low` and others."""
+
+
+class Done(NamedTuple):
+    records: list[Record]
+    tier: str | None
+    """Which of its tiers the method ran in, in words, if it has any."""
+
+
 class _ChildError(Exception):
     pass
 
@@ -64,6 +74,7 @@ def run(
     out: Path,
     command: Callable[[Job], Sequence[str]],
     *,
+    tails: Tails | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Run what is not finished yet and write the result to `out`.
@@ -75,24 +86,24 @@ def run(
     here = {"machine": machine(), "versions": versions()}
     state = out.with_name(f"{out.name}.state")
     _append(state, "")  # a place that cannot be written to is better known before hours of work
-    records = {key: found for key, found in _finished(state, here).items() if key in wanted}
-    left = [job for job in wanted.values() if job.key not in records]
+    done = {key: found for key, found in _finished(state, here).items() if key in wanted}
+    left = [job for job in wanted.values() if job.key not in done]
     failed = []
     for job in left if progress is None else progress(left, "bench", len(left)):
         try:
-            records[job.key] = _execute(command(job))
+            done[job.key] = _execute(command(job))
         except _ChildError as error:
             reason, _, log = str(error).partition("\n")
             failed.append({**asdict(job), "error": reason, "log": log.splitlines()})
         else:
-            _append(state, json.dumps({"key": job.key, "records": records[job.key], **here}))
-    runs = [(wanted[key], records[key]) for key in wanted if key in records]
-    everything = [record for _, found in runs for record in found]
+            _append(state, json.dumps({"key": job.key, **done[job.key]._asdict(), **here}))
+    runs = [(wanted[key], done[key]) for key in wanted if key in done]
+    everything = [record for _, found in runs for record in found.records]
     result = {
         "schema": 1,
         "records": everything,
         "mean": mean_record(everything),
-        "groups": _groups(runs),
+        "groups": _groups(runs, tails or {}),
         **here,
         "failed": failed,
     }
@@ -106,14 +117,19 @@ def markdown(result: Mapping[str, Any]) -> str:
     rows = []
     for group in result["groups"]:
         name = " · ".join(str(group[field]) for field in ("method", "preset", "backbone") if group[field])
-        cells = [_cell(metric, group[metric]) for metric in COLUMNS]
-        rows.append([f"{group['dataset']} ({len(group['classes'])})", name, *cells, _beside(group, sources)])
+        rows.append([_of(group), name, *_cells(group), _beside(group, sources)])
+        rows += [
+            [_of(part | {"dataset": GROUPS[kind]}), name, *_cells(part), "–"]
+            for kind, part in group["tail"].items()
+        ]
     header = ["data set (classes)", "method", *COLUMNS.values(), "published image / pixel AUROC"]
     if not sources:
         header, rows = header[:-1], [row[:-1] for row in rows]
     table = [header, ["---", "---", *("--:" for _ in header[2:])], *rows]
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
     lines += ["", *(f"[{number}] {source}" for number, source in enumerate(sources, 1))] if sources else []
+    tiers = dict.fromkeys((group["method"], group["tier"]) for group in result["groups"] if group["tier"])
+    lines += ["", *(f"{method}: {tier}." for method, tier in tiers)] if tiers else []
     if result["failed"]:
         lines += ["", f"{len(result['failed'])} failed:", ""]
         lines += [f"* {_told(failure)}: {failure['error']}" for failure in result["failed"]]
@@ -146,7 +162,7 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def _execute(command: Sequence[str]) -> list[Record]:
+def _execute(command: Sequence[str]) -> Done:
     child = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
@@ -161,9 +177,10 @@ def _execute(command: Sequence[str]) -> list[Record]:
         log.append(f"It was ended by the system ({name})" + (": out of memory?" if name == "Killed" else "."))
     elif child.returncode == 0:
         with suppress(IndexError, KeyError, TypeError, ValueError):
-            records = json.loads(child.stdout.splitlines()[-1])["records"]
+            told = json.loads(child.stdout.splitlines()[-1])
+            records = told["records"]
             if records and all(record.keys() == set(FIELDS) for record in records):
-                return records
+                return Done(records, told.get("tier"))
         log.append("It ended well, but its last line of standard output holds no records.")
     raise _ChildError("\n".join([log[-1] if log else f"It ended with {child.returncode}.", *log]))
 
@@ -185,41 +202,51 @@ def _append(state: Path, line: str) -> None:
         ) from error
 
 
-def _finished(state: Path, here: Mapping[str, Any]) -> dict[str, list[Record]]:
+def _finished(state: Path, here: Mapping[str, Any]) -> dict[str, Done]:
     """What was measured on this machine with these versions; all else would be passed off as it."""
-    found: dict[str, list[Record]] = {}
+    found: dict[str, Done] = {}
     for line in state.read_text("utf-8", errors="replace").split("\n"):
         with suppress(KeyError, TypeError, ValueError):
             entry = json.loads(line)
             if all(entry[name] == value for name, value in here.items()):
-                found.setdefault(entry["key"], entry["records"])
+                found.setdefault(entry["key"], Done(entry["records"], entry["tier"]))
     return found
 
 
-def _groups(runs: Iterable[tuple[Job, list[Record]]]) -> list[dict[str, Any]]:
-    """Means over the classes of each seed, and of these the mean and the spread from seed to seed."""
-    by_group: dict[str, dict[int, list[Record]]] = {}
-    for job, records in runs:
-        for record in records:
+def _groups(runs: Iterable[tuple[Job, Done]], tails: Tails) -> list[dict[str, Any]]:
+    by_group: dict[str, dict[int, dict[str, Record]]] = {}
+    for job, done in runs:
+        for record in done.records:
             settings = [record[name] for name in GROUPED_BY]
-            shared = json.dumps([settings, job.options, job.data], sort_keys=True)
-            by_group.setdefault(shared, {}).setdefault(job.seed, []).append(record)
+            shared = json.dumps([settings, job.options, job.data, done.tier], sort_keys=True)
+            by_group.setdefault(shared, {}).setdefault(job.seed, {})[record["class"]] = record
     groups = []
     for shared, seeds in by_group.items():
-        classes = sorted({record["class"] for records in seeds.values() for record in records})
-        # A seed that lacks a class, because its job failed, has a mean of something else.
-        means = [mean_record(records) for records in seeds.values() if len(records) == len(classes)]
-        settings, options, _ = json.loads(shared)
+        settings, options, data, tier = json.loads(shared)
+        classes = {klass for records in seeds.values() for klass in records}
+        parts = {name: classes.intersection(part) for name, part in tails.get(data, {}).items()}
         groups.append(
             {
                 **dict(zip(GROUPED_BY, settings, strict=True)),
                 "options": options,
-                "classes": classes,
-                "n_runs": len(means),
-                **{metric: _spread([mean[metric] for mean in means]) for metric in METRICS},
+                "tier": tier,
+                **_means(seeds, classes),
+                "tail": {name: _means(seeds, part) for name, part in parts.items() if part},
             }
         )
     return groups
+
+
+def _means(seeds: Mapping[int, Mapping[str, Record]], classes: Set[str]) -> dict[str, Any]:
+    """Over the classes of each seed, and of these means the mean and the spread from seed to seed."""
+    # A seed that lacks a class, because its job failed, has a mean of something else.
+    whole = [records for records in seeds.values() if classes <= records.keys()]
+    means = [mean_record([records[klass] for klass in sorted(classes)]) for records in whole]
+    return {
+        "classes": sorted(classes),
+        "n_runs": len(means),
+        **{metric: _spread([mean[metric] for mean in means]) for metric in METRICS},
+    }
 
 
 def _spread(values: Iterable[float | None]) -> dict[str, float | int | None]:
@@ -229,6 +256,14 @@ def _spread(values: Iterable[float | None]) -> dict[str, float | int | None]:
         "std": statistics.stdev(known) if len(known) > 1 else None,
         "n": len(known),
     }
+
+
+def _of(group: Mapping[str, Any]) -> str:
+    return f"{group['dataset']} ({len(group['classes'])})"
+
+
+def _cells(group: Mapping[str, Any]) -> list[str]:
+    return [_cell(metric, group[metric]) for metric in COLUMNS]
 
 
 def _cell(metric: str, spread: Mapping[str, Any]) -> str:

@@ -151,9 +151,7 @@ def evaluate(model: Inspector, samples: Samples, *, progress: Progress | None = 
     records = {klass.name: klass.record for klass in classes}
     groups = {}
     if samples.tail is not None and len(classes) > 1:
-        high, low = samples.tail.groups
-        many, few = samples.tail.by_count
-        for name, members in {"high": high, "low": low, "many": many, "few": few}.items():
+        for name, members in samples.tail.parts.items():
             if held := [records[klass] for klass in members if klass in records]:
                 groups[name] = mean_record(held)
     tier = model.manifest.get("facts", {}).get("tier_in_words")
