@@ -87,10 +87,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, seen: Tensor, places: Tensor, bars: Tensor) -> Tensor:
         """What tokens `x` find in those `seen`; `bars` ([heads,] T, T) are added to the affinities."""
-        width = int(x.shape[-1])
+        count, width = int(x.shape[1]), int(x.shape[2])
+        # Of shapes that are constants but for the batch a graph computes none.
+        shape = -1, count, self.heads, width // self.heads
         linear = zip(self.inputs.weight.chunk(3), self.inputs.bias.chunk(3), strict=True)
         query, key, value = (
-            torch.unflatten(F.linear(tokens, *each), -1, (self.heads, -1)).transpose(1, 2)
+            F.linear(tokens, *each).reshape(shape).transpose(1, 2)
             for tokens, each in zip((x + places, seen + places, seen), linear, strict=True)
         )
         # Products are quicker than torch's fused attention, in ONNX Runtime and, with bfloat16, in training.
@@ -99,7 +101,7 @@ class Attention(nn.Module):
         if not self.training:
             affinities = torch.maximum(affinities, affinities.amax(-1, keepdim=True) - BELOW)
         found = self.drop(affinities.softmax(-1)) @ value
-        return self.output(found.transpose(1, 2).flatten(2))
+        return self.output(found.transpose(1, 2).reshape(-1, count, width))
 
 
 class Layer(nn.Module):
@@ -176,14 +178,14 @@ class Reconstruction(nn.Module):
         if self.away is not None:
             bars = self.away * places.new_tensor([-slope for slope in self.slopes])[:, None, None]
         bars = bars.masked_fill(self.barred, -torch.inf)
-        memory = self.input(maps.flatten(2).transpose(1, 2))
+        channels, *grid = (int(side) for side in maps.shape[1:])
+        memory = self.input(maps.reshape(-1, channels, len(places)).transpose(1, 2))
         for layer in self.encoder:
             memory = layer(memory, [memory], places, bars)
         x = memory
         for layer, queries in zip(self.decoder, self.queries, strict=True):
             x = layer(queries, [memory, x], places, bars)
-        grid = len(self.rows), len(self.columns)
-        return self.output(self.norm(x)).transpose(1, 2).unflatten(-1, grid)
+        return self.output(self.norm(x)).transpose(1, 2).reshape(-1, channels, *grid)
 
 
 def jitter(
