@@ -80,7 +80,7 @@ def long_tailed(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
     yield ["set", "split", "order", "preset", "", "runs", "High", "Low", "Avg", "fit s"]
     for key, found in sorted(by_list(result, "preset", "variant").items()):
         groups = [[record[group] for record in found if group in record] for group in ("high", "low")]
-        seconds = median(record["fit_seconds"] for record in found)
+        seconds = median(time for record in found if (time := record["fit_seconds"]) is not None)
         yield [*key, str(len(found)), *map(spread, [*groups, found]), f"{seconds:.0f} s"]
 
 
