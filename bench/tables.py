@@ -80,8 +80,9 @@ def long_tailed(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
     yield ["set", "split", "order", "preset", "", "runs", "High", "Low", "Avg", "fit s"]
     for key, found in sorted(by_list(result, "preset", "variant").items()):
         groups = [[record[group] for record in found if group in record] for group in ("high", "low")]
-        seconds = median(time for record in found if (time := record["fit_seconds"]) is not None)
-        yield [*key, str(len(found)), *map(spread, [*groups, found]), f"{seconds:.0f} s"]
+        times = [time for record in found if (time := record["fit_seconds"]) is not None]
+        took = f"{median(times):.0f} s" if times else NONE
+        yield [*key, str(len(found)), *map(spread, [*groups, found]), took]
 
 
 def long_tailed_in_short(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
