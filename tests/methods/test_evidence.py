@@ -37,7 +37,7 @@ def aurocs(scorer: Any, photos: Photos) -> NDArray[np.float64]:
 
 
 def test_evidence_that_names_mean_something(small: dict[str, str]) -> None:
-    options = {**LEARNED, "name_updates": 60, "updates": 60, "sad_hidden": 16, "score_of": "sad"}
+    options = {**LEARNED, "name_updates": 150, "updates": 150, "sad_hidden": 16, "score_of": "sad"}
     options["kept"] = 12
     method, naming, judgement, run = ready(options, products({"a": 8, "b": 8, "c": 4}), **small)
     scorer = method.learned(naming, judgement, judgement.train, run, {})
@@ -49,9 +49,8 @@ def test_evidence_that_names_mean_something(small: dict[str, str]) -> None:
     assert own.shape == (8,)
     assert own.mean() < other.mean(), "by another's name a good picture looks abnormal"
     told = aurocs(scorer, photos)
-    # So short a learning ends elsewhere on another processor: 0.84 here, above 0.9 there.
-    assert told.diagonal().mean() > 0.7
-    assert told.diagonal().mean() > told[~np.eye(3, dtype=bool)].mean()
+    assert told.diagonal().mean() > 0.95
+    assert told.diagonal().mean() > told[~np.eye(3, dtype=bool)].mean() + 0.2
     cosines = shared_state(scorer)
     torch.testing.assert_close(cosines.diagonal(), torch.ones(3))
     assert cosines.min() > 0
