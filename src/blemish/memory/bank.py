@@ -92,7 +92,8 @@ class BankScorer(nn.Module):
         self.stride = stride
         self.measure = measure or Nearest(bank.rows)
         # What is taken off the distance is the nearest row's, and rounding decides which of two that is.
-        self.jumps = self.measure.jumps or bool(bank.density.any() or bank.map_density.any())
+        off = {"score": bank.density, "map": bank.map_density}
+        self.jumps = [name for name, density in off.items() if self.measure.jumps or density.any()]
         self.whole = whole
         self.density: Tensor
         self.map_density: Tensor

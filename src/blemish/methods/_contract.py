@@ -141,8 +141,8 @@ class Scorer(Protocol):
     """A torch module: (N, C, H, W) in 0..1 → score (N,), map (N, H, W), and what else the method names.
 
     `nearest_image` (N,) is the number of a training image, `class_scores` (N, classes) the share by which a
-    picture looks like each class of `train.classes`. With an attribute `jumps` that is true the exported
-    graph is allowed to differ more, for rounding decides.
+    picture looks like each class of `train.classes`. An attribute `jumps` names what of "score" and "map"
+    rounding decides: there the exported graph is allowed to differ more.
     """
 
     def __call__(self, pictures: Tensor) -> tuple[Tensor, ...]: ...

@@ -92,7 +92,8 @@ class EarScorer(nn.Module):
         super().__init__()
         self.passes, self.compare, self.smooth = passes, compare, smooth
         self.score, self.region = score, region
-        self.jumps = isinstance(passes.hiding, Hiding)  # rounding decides what is conspicuous enough
+        # Rounding decides what is conspicuous enough.
+        self.jumps = ("score", "map") if isinstance(passes.hiding, Hiding) else ()
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rebuilt, hidden, capped = self.passes(pictures)

@@ -184,7 +184,8 @@ class LtadScorer(nn.Module):
         self.gaze, self.space, self.judge, self.names = gaze, space, judge, names
         self.size, self.window, self.least = size, window, least
         # Groups differ in how far their patches lie from the middle, and rounding decides which is nearest.
-        self.jumps = isinstance(judge.sad, Lite) and int(judge.sad.middles.shape[2]) > 1
+        grouped = isinstance(judge.sad, Lite) and int(judge.sad.middles.shape[2]) > 1
+        self.jumps = ("score", "map") if grouped else ()
 
     def forward(self, pictures: Tensor, classes: Tensor | None = None) -> tuple[Tensor, ...]:
         """`classes` (N, K): ones and zeros where the class is given, else zeros alone."""
