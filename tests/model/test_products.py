@@ -5,7 +5,7 @@ import pytest
 
 from blemish.errors import ModelFileError, UsageError
 from blemish.model import Inspector, Verdict
-from blemish.model.products import Calibrations, Good, Seen, recognised
+from blemish.model.products import UNKNOWN, Calibrations, Good, Seen, recognised
 from tests.model import toy
 
 CLASSES = ["dark", "bright"]
@@ -63,6 +63,18 @@ def test_a_picture_of_no_known_product_is_never_accepted() -> None:
     assert unknown.threshold == model.calibration.threshold
 
 
+def test_that_a_picture_looks_more_like_another_product_than_the_one_given_is_told() -> None:
+    model = inspector()
+    wrong, right = (model.inspect(grey(26), klass=klass) for klass in ("bright", "dark"))
+    assert wrong.klass == "bright"
+    assert wrong.class_confidence == pytest.approx(26 / 255)
+    assert wrong.notes == ("It looks more like dark than bright.",)
+    assert right.notes == ()
+    shares = np.array([0.2, 0.3])
+    assert recognised(shares, CLASSES, "dark", 0.1) == Seen("dark", 0.2), "as good pictures may"
+    assert recognised(shares, CLASSES, "bright", 0.5) == Seen("bright", 0.3), "and products of few images"
+
+
 def test_a_class_that_the_model_does_not_know_is_refused() -> None:
     with pytest.raises(UsageError, match="knows no class shiny: name one of dark, bright"):
         inspector().inspect(grey(9), klass="shiny")
@@ -103,10 +115,10 @@ def test_images_left_out_tell_of_their_own_product_alone_beside_others_that_were
 
 def test_what_looks_like_each_product_as_chance_has_it_looks_like_none() -> None:
     shares = np.array([0.3, 0.35])
-    assert recognised(shares, CLASSES, None, 0.1) == Seen(None, 0.35, known=False)
+    assert recognised(shares, CLASSES, None, 0.1) == Seen(None, 0.35, UNKNOWN)
     assert recognised(np.array([0.1, 0.6]), CLASSES, None, 0.1) == Seen("bright", 0.6)
     for least in (None, 0.5):  # called by the same name, products are all alike
-        assert recognised(np.array([0.5, 0.5]), CLASSES, None, least) == Seen(None, 0.5, known=False)
+        assert recognised(np.array([0.5, 0.5]), CLASSES, None, least) == Seen(None, 0.5, UNKNOWN)
 
 
 def test_one_product_is_as_ever() -> None:

@@ -15,7 +15,7 @@ from blemish.errors import DataError, ModelFileError
 from blemish.images import Image, PixelFormat
 from blemish.model.archive import Archive
 from blemish.model.calibration import Calibration
-from blemish.model.products import UNKNOWN, Calibrations, one_of, recognised
+from blemish.model.products import Calibrations, one_of, recognised
 from blemish.model.result import Result, Verdict, find_regions
 
 HIDDEN = ("remembered", "known", "parts")
@@ -165,9 +165,10 @@ class Inspector:
         verdict = calibration.verdict(score)
         sentences = self.manifest.get("notes", {})
         notes = [sentences[key] for key, value in raw.notes.items() if value[0] > 0 and key in sentences]
-        if not seen.known:
-            notes.append(UNKNOWN)
-            if verdict is Verdict.ACCEPT:  # by what is usual for other products nobody can call it good
+        if seen.doubt is not None:
+            notes.append(seen.doubt)
+            # By what is usual for other products nobody can call it good.
+            if seen.klass is None and verdict is Verdict.ACCEPT:
                 verdict = Verdict.REVIEW
         return Result(
             image=name,

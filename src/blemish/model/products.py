@@ -34,7 +34,8 @@ class Seen(NamedTuple):
     klass: str | None
     """None: the model does not tell products apart, or this one is none that it knows."""
     confidence: float | None
-    known: bool = True
+    doubt: str | None = None
+    """Why it may be another product, or none that the model knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +110,15 @@ def recognised(
     least: float | None,
 ) -> Seen:
     """`shares` are the graph's: how far a picture looks like each class."""
-    if given is not None:
-        return Seen(given, None if shares is None else float(shares[classes.index(given)]))
-    if len(classes) == 1:
-        return Seen(classes[0] or None, None)
     if shares is None:
-        return Seen(None, None)
+        alone = classes[0] if len(classes) == 1 else ""
+        return Seen(given or alone or None, None)
     best = int(shares.argmax())
+    if given is not None:
+        confidence = float(shares[classes.index(given)])
+        sure = classes[best] == given or least is None or confidence >= least
+        return Seen(given, confidence, None if sure else f"It looks more like {classes[best]} than {given}.")
     confidence = float(shares[best])
     told_apart = confidence > SURER / len(classes)  # the least that few images tell may lie below that
     known_one = told_apart and (least is None or confidence >= least)
-    return Seen(classes[best] if known_one else None, confidence, known_one)
+    return Seen(classes[best], confidence) if known_one else Seen(None, confidence, UNKNOWN)
