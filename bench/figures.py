@@ -32,6 +32,7 @@ from tables import (
     light,
     long_tailed,
     long_tailed_in_short,
+    ltad_ablations,
     paired,
     products,
     reb_cells,
@@ -223,6 +224,7 @@ DOCUMENTS: Mapping[str, Mapping[str, Shown]] = {
         "light": Shown("light", light),
         "ear-choices": Shown("choices-ear-strong", choices),
         "products": Shown("choices-products", products),
+        "another-time": Shown("choices-another-time", products),
         "scores": Shown("choices-scores", scores),
     },
     "docs/reb.md": {
@@ -250,6 +252,7 @@ DOCUMENTS: Mapping[str, Mapping[str, Shown]] = {
     "docs/ltad.md": {
         "ltad": Shown("ltad", long_tailed),
         "ltad-in-short": Shown("ltad", long_tailed_in_short),
+        "ltad-ablations": Shown("ltad", ltad_ablations),
         "ltad-evidence": Shown("ltad-evidence", evidence),
         "ltad-strangers": Shown("ltad-strangers", strangers),
         "ltad-speed": Shown("speed-ltad", speeds),

@@ -14,6 +14,21 @@ IN_SHORT = (
     "reb, a bank for each class",
     "knn, one bank for all",
 )
+ABLATED = (
+    "UniAD",
+    "LTAD, reconstruction alone",
+    "LTAD, reconstruction alone, oversampling",
+    "LTAD",
+    "LTAD, class not told",
+    "LTAD, classifier alone",
+    "LTAD, classifier learned",
+    "LTAD, classifier learned, no VAE",
+    "LTAD, classifier learned, oversampling",
+    "LTAD, classifier learned, names as classes look",
+    "LTAD, classifier learned, one name for all",
+    "LTAD, classifier learned, harmonic fusion",
+    "LTAD, classifier learned, alone",
+)
 NONE = "–"
 
 Table = Iterable[Sequence[str]]
@@ -89,13 +104,30 @@ def long_tailed_in_short(result: Mapping[str, Any], _: Mapping[str, Any]) -> Tab
     """Image AUROC of `fast`: of the classes with few images, and of all."""
     yield ["set", "split", "order", *IN_SHORT]
     for key, found in sorted(by_list(result).items()):
-        row = []
-        for variant in IN_SHORT:
-            own = [each for each in found if (each["preset"], each["variant"]) == ("fast", variant)]
-            groups = [[each["low"] for each in own if "low" in each], own]
-            rates = [100 * fmean(each["image_auroc"] for each in group) for group in groups if group]
-            row.append(" / ".join(f"{rate:.1f}" for rate in rates) or NONE)
-        yield [*key, *row]
+        fast = [record for record in found if record["preset"] == "fast"]
+        yield [*key, *(low_and_all(record for record in fast if record["variant"] == v) for v in IN_SHORT)]
+
+
+def ltad_ablations(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
+    """The same of exp100 in its first order, by variants: means over the seeds that all of these have."""
+    parts: dict[str, dict[str, dict[int, Any]]] = {}
+    for record in result["records"]:
+        if (record["split"], record["order"]) == ("exp100", "size") and record["variant"] in ABLATED:
+            part = parts.setdefault(f"{record['dataset']}, {record['preset']}", {})
+            part.setdefault(record["variant"], {})[record["seed"]] = record
+    seeds = {name: set.intersection(*map(set, part.values())) for name, part in parts.items()}
+    yield ["", *(f"{name}, {len(own)} run{'s' * (len(own) > 1)}" for name, own in sorted(seeds.items()))]
+    for variant in ABLATED:
+        found = ((part.get(variant, {}), seeds[name]) for name, part in sorted(parts.items()))
+        yield [variant, *(low_and_all(runs[seed] for seed in sorted(own) if runs) for runs, own in found)]
+
+
+def low_and_all(records: Iterable[Any]) -> str:
+    """Image AUROC of classes with few images, where there are such, and of all."""
+    found = [*records]
+    groups = [[record["low"] for record in found if "low" in record], found]
+    rates = [100 * fmean(record["image_auroc"] for record in group) for group in groups if group]
+    return " / ".join(f"{rate:.1f}" for rate in rates) or NONE
 
 
 def by_list(result: Mapping[str, Any], *more: str) -> dict[tuple[str, ...], list[Any]]:
