@@ -109,16 +109,18 @@ def long_tailed_in_short(result: Mapping[str, Any], _: Mapping[str, Any]) -> Tab
 
 
 def ltad_ablations(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
-    """The same of exp100 in its first order, by variants: means over the seeds that all of these have."""
+    """The same where the parts were measured, by variants: means over the seeds that all of these have."""
     parts: dict[str, dict[str, dict[int, Any]]] = {}
     for record in result["records"]:
-        if (record["split"], record["order"]) == ("exp100", "size") and record["variant"] in ABLATED:
-            part = parts.setdefault(f"{record['dataset']}, {record['preset']}", {})
+        if record["order"] == "size" and record["variant"] in ABLATED:
+            name = " ".join(record[of] for of in ("dataset", "split", "preset"))
+            part = parts.setdefault(name, {})
             part.setdefault(record["variant"], {})[record["seed"]] = record
+    parts = {name: part for name, part in sorted(parts.items()) if "LTAD, classifier learned" in part}
     seeds = {name: set.intersection(*map(set, part.values())) for name, part in parts.items()}
-    yield ["", *(f"{name}, {len(own)} run{'s' * (len(own) > 1)}" for name, own in sorted(seeds.items()))]
+    yield ["", *(f"{name}, {len(own)} run{'s' * (len(own) > 1)}" for name, own in seeds.items())]
     for variant in ABLATED:
-        found = ((part.get(variant, {}), seeds[name]) for name, part in sorted(parts.items()))
+        found = ((part.get(variant, {}), seeds[name]) for name, part in parts.items())
         yield [variant, *(low_and_all(runs[seed] for seed in sorted(own) if runs) for runs, own in found)]
 
 
