@@ -73,6 +73,8 @@ def test_that_a_picture_looks_more_like_another_product_than_the_one_given_is_to
     shares = np.array([0.2, 0.3])
     assert recognised(shares, CLASSES, "dark", 0.1) == Seen("dark", 0.2), "as good pictures may"
     assert recognised(shares, CLASSES, "bright", 0.5) == Seen("bright", 0.3), "and products of few images"
+    alike = np.array([0.3001, 0.3])  # called by the same name
+    assert recognised(alike, CLASSES, "bright", 0.5) == Seen("bright", 0.3)
 
 
 def test_a_class_that_the_model_does_not_know_is_refused() -> None:

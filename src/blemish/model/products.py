@@ -12,7 +12,7 @@ from blemish.model.calibration import Calibration, upper_bound
 
 UNKNOWN = "It looks like none of the products that the model knows."
 SURER = 1.001
-"""By how many times more than by chance a picture is to look like a product."""
+"""By how many times more than by chance, or than like another, a picture is to look like a product."""
 LEAST_OWN = 5
 """Good images from which on a product has thresholds of its own."""
 
@@ -116,7 +116,7 @@ def recognised(
     best = int(shares.argmax())
     if given is not None:
         confidence = float(shares[classes.index(given)])
-        sure = classes[best] == given or least is None or confidence >= least
+        sure = shares[best] <= SURER * confidence or least is None or confidence >= least
         return Seen(given, confidence, None if sure else f"It looks more like {classes[best]} than {given}.")
     confidence = float(shares[best])
     told_apart = confidence > SURER / len(classes)  # the least that few images tell may lie below that
