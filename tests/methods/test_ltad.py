@@ -32,6 +32,8 @@ TINY: dict[str, Any] = {
 FEW: dict[str, Any] = {"updates": 4, "batch": 8, "check_every": 0, "name_updates": 3, "name_batch": 4}
 QUICK = {**TINY, **FEW, "tokens": 2}
 LEARNED = {**QUICK, "semantic": "learned"}
+SPOKEN = {name: value for name, value in QUICK.items() if name != "sad_hidden"}
+"""Beside a vision–language model."""
 COUNTS = {"a": 9, "b": 4, "c": 2}
 
 Prepared = tuple[LTAD, Naming, Judgement, Run]
@@ -89,7 +91,7 @@ def test_each_phase_changes_what_it_learns_and_nothing_else(prepared: Prepare) -
 @pytest.mark.parametrize(("kind", "tier"), [("align", 0), ("clip", 1), ("siglip", 1)])
 def test_names_go_through_the_text_tower_where_there_is_one(kind: str, tier: int, tmp_path: Path) -> None:
     folder = save_language(kind, tmp_path)
-    options = {**LEARNED, "vlm": str(folder)}
+    options = {**SPOKEN, "semantic": "learned", "vlm": str(folder)}
     method, naming, judgement, run = ready(options, products(COUNTS))
     assert method.language is not None
     language, before = state(method.language), state(naming.network)
@@ -120,7 +122,7 @@ def test_names_go_through_the_text_tower_where_there_is_one(kind: str, tier: int
 @pytest.mark.parametrize("kind", ["align", "clip", "siglip"])
 def test_a_model_with_a_language(kind: str, semantic: str, tmp_path: Path) -> None:
     folder = str(save_language(kind, tmp_path))
-    options = {**QUICK, "vlm": folder, "sad_level": "patch", "ensemble": True, "semantic": semantic}
+    options = {**SPOKEN, "vlm": folder, "sad_level": "patch", "ensemble": True, "semantic": semantic}
     model = blemish.fit(products({"a": 6, "b": 3}), method="ltad", size=SIDE, options=options)
     assert model.manifest["parity"]["score"] <= (
         1e-3 if semantic == "lite" else 1e-4
@@ -172,6 +174,22 @@ def test_half_of_an_update_is_what_rare_classes_lack(oversample: bool, prepared:
     again = judgement.draw(3, 0)
     assert torch.equal(again.parts, batch.parts)
     assert again.seed == batch.seed != judgement.draw(2, 0).seed
+
+
+def test_a_real_picture_takes_the_place_of_what_is_like_none(prepared: Prepare) -> None:
+    _, _, judgement, _ = prepared({**LEARNED, "batch": 160})
+    judgement.begin()
+    assert judgement.synthesis is not None
+    real = judgement.synthesis.real
+    judgement.synthesis.real = real._replace(least=torch.tensor([2.0, 2.0, -1.0]))  # of "c" all are like some
+    parts, known = judgement.draw(3, 0).parts[80:], judgement.sight.of(judgement.train).maps[:, :6]
+    exact = {"compute_mode": "donot_use_mm_for_euclid_dist"}
+    nearest = torch.cdist(parts.flatten(1), known.flatten(1), **exact)
+    shown = nearest.amin(1) < 1e-3
+    assert 0.2 < float(shown.float().mean()) < 0.65, "5 of 12 that lack are those of b"
+    klass = np.array([sample.klass for sample in judgement.train])[nearest[shown].argmin(1)]
+    assert set(klass) == {"b"}
+    assert [len(each.maps) for each in judgement.made(4)] == [0, 0, 4]
 
 
 @pytest.mark.parametrize("options", [{"rho": 0.0}, {"vae": False}])

@@ -54,11 +54,13 @@ def test_names_learn_with_the_generator_and_to_tell_classes() -> None:
     both = net(batch)
     table = net.names().bare[batch.classes]
     made = vae.loss(maps, table, noise, 1e-3)
-    telling = Calling(net.names, None, 2.0)(batch)
+    telling = Calling(net.names, None, 1.0)(batch)
     torch.testing.assert_close(both, made + 2 * telling)
     assert changed(net, both) == {"names", "vae"}
     assert net.learns
     assert not Calling(names(1), None, 1.0).learns
+    assert Calling(names(), None, 1.0).learns
+    assert not Calling(names(), None, 0.0).learns, "gamma 0 asks nothing of names"
     assert Calling(names(1), vae, 1.0).learns
 
 

@@ -153,4 +153,10 @@ def test_patches_are_taken_to_texts_by_regression() -> None:
     taking = torch.randn(5, 3, generator=seeded())
     patches = torch.randn(200, 3, 2, 2, generator=seeded(1))
     every = [Seen(torch.zeros(10, 1, 2, 2), some, some.mean((2, 3)) @ taking.T) for some in patches.split(10)]
-    torch.testing.assert_close(to_texts(every), taking, rtol=0.05, atol=0.05)
+    torch.testing.assert_close(to_texts([every[:15], every[15:]]), taking, rtol=0.05, atol=0.05)
+
+
+def test_patches_are_taken_to_texts_by_all_classes_alike() -> None:
+    one = Seen(torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1), torch.tensor([[1.0]]))
+    other = one._replace(image=torch.tensor([[-1.0]]))
+    torch.testing.assert_close(to_texts([[one] * 9, [other]]), torch.zeros(1, 1), rtol=0, atol=1e-6)

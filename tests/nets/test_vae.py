@@ -159,7 +159,7 @@ def test_refused_is_what_is_less_alike_than_nearly_all_real_ones() -> None:
 def test_made_maps_have_the_moments_of_their_class() -> None:
     made = synthesis(least=torch.full((3,), -1.0))
     for klass in range(3):
-        maps = made.draw(torch.full((400,), klass), seeded(1))
+        maps, _ = made.draw(torch.full((400,), klass), seeded(1))
         mean, deviation = maps.mean((0, 2, 3)), maps.std((0, 2, 3))
         torch.testing.assert_close(deviation, made.real.deviations[klass], rtol=0.1, atol=0)
         off = (mean - made.real.means[klass]).abs() / made.real.deviations[klass]
@@ -179,13 +179,17 @@ def test_made_maps_are_as_rough_as_real_ones() -> None:
 def test_maps_unlike_every_real_one_are_drawn_again() -> None:
     classes = torch.zeros(64).long()
     free = synthesis(least=torch.full((3,), -1.0))
-    alike = free.likeness(free.draw(classes, seeded()), classes)
+    maps, all_like = free.draw(classes, seeded())
+    alike = free.likeness(maps, classes)
     median = float(alike.median())
     strict = synthesis(least=torch.full((3,), median))
-    found = strict.likeness(strict.draw(classes, seeded()), classes)
+    maps, like = strict.draw(classes, seeded())
+    found = strict.likeness(maps, classes)
     refused = [float((each < median).float().mean()) for each in (alike, found)]
     assert refused[0] == pytest.approx(0.5, abs=0.02)
     assert refused[1] == pytest.approx(0.5**4, abs=0.06)
+    assert all_like.all()
+    assert torch.equal(like, found >= median), "what was never like a real one is told"
     assert (found >= alike - 1e-6).all(), "the best of several tries is kept"
 
 
@@ -195,15 +199,16 @@ def test_what_makes_maps_stays_where_it_is() -> None:
     maps = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(0))
     synthesis = Synthesis.of(vae, torch.eye(2), [(maps, torch.tensor([0, 0, 0, 1, 1, 1]))], [3, 3])
     vae.to("meta")
-    assert synthesis.draw(torch.tensor([0, 1]), torch.Generator().manual_seed(0)).isfinite().all()
+    maps, _ = synthesis.draw(torch.tensor([0, 1]), torch.Generator().manual_seed(0))
+    assert maps.isfinite().all()
 
 
 def test_one_seed_one_map() -> None:
     made, classes = synthesis(), torch.tensor([2, 0, 1, 2])
-    first = made.draw(classes, seeded(4))
-    assert torch.equal(first, made.draw(classes, seeded(4)))
-    assert torch.equal(first, synthesis().draw(classes, seeded(4)))
-    assert not torch.equal(first, made.draw(classes, seeded(5)))
+    first, _ = made.draw(classes, seeded(4))
+    assert torch.equal(first, made.draw(classes, seeded(4))[0])
+    assert torch.equal(first, synthesis().draw(classes, seeded(4))[0])
+    assert not torch.equal(first, made.draw(classes, seeded(5))[0])
 
 
 @given(st.integers(0, 30), st.integers(1, 20), st.integers(0, 99))
@@ -239,4 +244,4 @@ def test_the_networks_state_is_not_the_processs(recwarn: pytest.WarningsRecorder
     made.draw(torch.tensor([0, 1]), seeded())
     assert torch.equal(before, torch.random.get_rng_state())
     assert isinstance(made.real, Real)
-    assert not made.draw(torch.tensor([0]), seeded()).requires_grad
+    assert not made.draw(torch.tensor([0]), seeded())[0].requires_grad

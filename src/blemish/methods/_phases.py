@@ -22,8 +22,8 @@ from blemish.nets.vae import BETA, Synthesis, lacking, warmed
 if TYPE_CHECKING:
     from blemish.methods.ltad import Config
 
-NAMES, SEMANTIC = 5.0, 2.5
-"""Learning rates of names and of the classifier, by that of what learns beside them."""
+NAMES = 5.0
+"""Learning rate of names, by that of what learns beside them."""
 OVERDONE = 0.5
 """Share of the updates after which the reconstruction is good enough for its misses to be overdone."""
 AT_ONCE = 32
@@ -53,7 +53,7 @@ class Naming(_training.Task):
     def __init__(self, network: Calling, sight: Sight, train: Samples, config: "Config", seed: int) -> None:
         self.network, self.sight, self.config, self.seed = network, sight, config, seed
         self.products = [train.klass(name) for name in train.classes]
-        self.updates = config.name_updates if network.learns else 0
+        self.updates = config.name_updates_for(len(train)) if network.learns else 0
 
     def optimiser(self) -> torch.optim.Optimizer:
         self.phase(1)
@@ -125,7 +125,8 @@ class Judgement(Turns):
         self.phase(1)
         rm, sad, names = self.network.rm, self.network.sad, self.network.names
         judges = [] if sad is None else [*sad.parameters(), *names.parameters()]
-        return grouped(self.config, ([] if rm is None else [*rm.parameters()], 1.0), (judges, SEMANTIC))
+        faster = self.config.sad_rate / max(self.config.learning_rate, 1e-12)
+        return grouped(self.config, ([] if rm is None else [*rm.parameters()], 1.0), (judges, faster))
 
     def phase(self, update: int) -> None:
         self.network.train()
@@ -138,12 +139,13 @@ class Judgement(Turns):
         count = self.config.batch - len(rare)
         some = [self.drawn(number) for number in range((update - 1) * count, update * count)]
         if self.config.oversample:
-            rares = [self.products[klass] for klass in rare]
-            some += [part[int(rng.integers(len(part)))] for part in rares]
+            some += self.real(rare, rng)
         seen, space = self.sight.of(some), self.sight.space
         classes = torch.tensor([self.names.index(sample.klass) for sample in some])
         if self.synthesis is not None and rare:
-            made = self.synthesis.draw(torch.tensor(rare), generator)
+            made, like = self.synthesis.draw(torch.tensor(rare), generator)
+            if refused := (~like).nonzero()[:, 0].tolist():
+                made[refused] = space.stack(self.sight.of(self.real([rare[each] for each in refused], rng)))
             seen = space.apart(torch.cat([space.stack(seen), made]))
             classes = torch.cat([classes, torch.tensor(rare)])
         seed, told = int(rng.integers(2**63)), None
@@ -161,12 +163,17 @@ class Judgement(Turns):
             return []
         return torch.multinomial(self.lacking, count, replacement=True, generator=generator).tolist()
 
+    def real(self, classes: Iterable[int], rng: np.random.Generator) -> list[Sample]:
+        """One picture of each."""
+        return [part[int(rng.integers(len(part)))] for part in map(self.products.__getitem__, classes)]
+
     def made(self, count: int) -> Iterator[Seen]:
-        """So many made features of each class."""
+        """Made features of each class: those of so many that are like real ones."""
         assert self.synthesis is not None
         generator = torch.Generator().manual_seed(self.seed)
         for number in range(len(self.products)):
-            yield self.sight.space.apart(self.synthesis.draw(torch.full((count,), number), generator))
+            maps, like = self.synthesis.draw(torch.full((count,), number), generator)
+            yield self.sight.space.apart(maps[like])
 
     def loss(self, network: nn.Module, batch: Shown) -> Tensor:
         device = batch.parts.device

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -52,6 +53,8 @@ JUDGED = 32
 """Pictures of a class that tell what is usual."""
 FEW = 8
 """Pictures of a class that made ones are compared with."""
+CLOSED = 64.0
+"""What the closed form counts beside the reconstruction, by default."""
 MOSTLY = 16.0
 """From this kappa on the classifier decides, and the reconstruction hardly does."""
 STRANGE = 0.01
@@ -71,7 +74,9 @@ class Config(uniad.Config):
     tower: Literal["trained", "frozen"] = "trained"
     """Whether what stands for the text tower learns with the names, without a vision–language model."""
     name_updates: int = 150
-    """Updates of names and generator."""
+    """Updates of names and generator, at least."""
+    name_epochs: int = 0
+    """Passes over as many images as there are that these updates make, at least."""
     name_batch: int = 32
     """Images in such an update."""
     name_rate: float = 1e-3
@@ -103,8 +108,11 @@ class Config(uniad.Config):
     """What the classifier is shown: each patch, or the mean of all."""
     sad_hidden: int = 256
     """Units of the projection to names that learn what is no sum of channels; 0: a linear one."""
-    kappa: float = 64.0
-    """What the semantic score counts beside the other, both in the deviations that good patches have."""
+    sad_rate: float = 2.5e-3
+    """Learning rate of the learned classifier."""
+    kappa: float | Literal["auto"] = "auto"
+    """What the semantic score counts beside the other, both in the deviations that good patches have;
+    `auto`: 64 in closed form, and as much as the other if it is learned."""
     fusion: Literal["sum", "harmonic"] = "sum"
     """How both scores become one; `harmonic` compares directions, as `--rec-score cos` does."""
     rec_score: Error = "both"
@@ -115,8 +123,9 @@ class Config(uniad.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        leasts = {"tokens": 1, "name_updates": 1, "name_batch": 1, "sad_hidden": 0, "kappa": 0, "gamma": 0}
-        leasts |= {"groups": 0, "swayed": 0, "sad_cell": 1, "name_rate": 0}
+        leasts = {"tokens": 1, "name_updates": 1, "name_batch": 1, "name_epochs": 0, "sad_hidden": 0}
+        leasts |= {"gamma": 0, "groups": 0, "swayed": 0, "sad_cell": 1, "name_rate": 0, "sad_rate": 0}
+        leasts |= {} if self.kappa == "auto" else {"kappa": 0}
         for name, least in leasts.items():
             if getattr(self, name) < least:
                 raise UsageError(f"{name} is {getattr(self, name)}: give at least {least}.")
@@ -129,6 +138,9 @@ class Config(uniad.Config):
         if self.vae_width < 8 or self.vae_width % 8:
             raise UsageError(f"vae_width is {self.vae_width}: give a multiple of 8.")
         harmonic = self.fusion == "harmonic"
+        own_cells, own_hidden = (
+            self.vlm and getattr(self, name) != getattr(Config, name) for name in ("sad_cell", "sad_hidden")
+        )
         for wrong, sentence in (
             (harmonic and self.score_of != "both", "Harmonic fusion asks both scores: leave --score-of out."),
             (
@@ -140,6 +152,8 @@ class Config(uniad.Config):
                 "Only the learned classifier is shown whole pictures: choose --semantic learned.",
             ),
             (self.vlm and self.taps, "A vision–language model has no taps to choose: leave --taps out."),
+            (own_cells, "A vision–language model has patches of its own: leave --sad-cell out."),
+            (own_hidden, "With a vision–language model the projection is linear: leave --sad-hidden out."),
             (self.ensemble and not self.vlm, "Without a text no words are read: leave --ensemble out."),
             (
                 self.vlm and self.tower == "frozen",
@@ -149,6 +163,16 @@ class Config(uniad.Config):
             if wrong:
                 raise UsageError(sentence)
 
+    @property
+    def counted(self) -> float:
+        """Kappa as a number."""
+        if self.kappa != "auto":
+            return self.kappa
+        return CLOSED if self.semantic == "lite" else 1.0
+
+    def name_updates_for(self, images: int) -> int:
+        return max(self.name_updates, ceil(self.name_epochs * images / self.name_batch))
+
 
 PAPER: dict[str, Any] = {
     **uniad.PAPER,
@@ -156,8 +180,9 @@ PAPER: dict[str, Any] = {
     "standardised": True,
     "rec_score": "sq",
     "semantic": "learned",
-    "kappa": 1.0,
+    "sad_rate": 1e-3,
     "name_updates": 3000,
+    "name_epochs": 100,
     "name_batch": 64,
     "vae_width": 128,
 }
@@ -213,7 +238,7 @@ class LTAD:
         """What rebuilds has then seen the picture, which must count little."""
         config = self.config
         return config.semantic == "lite" and (
-            config.score_of == "sad" or (config.score_of == "both" and config.kappa >= MOSTLY)
+            config.score_of == "sad" or (config.score_of == "both" and config.counted >= MOSTLY)
         )
 
     def leave_one_out(self, train: Samples, run: Run, alone: Samples) -> Iterator[nn.Module]:
@@ -259,7 +284,7 @@ class LTAD:
         self.gaze = Gaze(tower, channels, run.size, grid, config.levelled if compared else None)
         self.found = features(self.gaze, train, run)
         if compared:
-            stages = tower.widths(channels, run.size) if isinstance(tower, Stacked) else ()
+            stages = tower.widths(channels, run.size) if isinstance(tower, Stacked) else tower.widths
             told = {"stages": stages, "groups": config.groups, "swayed": config.swayed}
             self.patches = NormalPatches(self.gaze, self.found, train, run, **told)
         words = TIERS[self.tier]
@@ -311,7 +336,7 @@ class LTAD:
         channels, own = len(space.deviations), len(space.own_mean)
         learned, start = config.score_of != "rm" and config.semantic == "learned", None
         if learned and self.language is not None and not self.language.patches_in_text_space:
-            start = to_texts(sight.of([sample]) for sample in train)
+            start = to_texts((sight.of([sample]) for sample in train.klass(name)) for name in train.classes)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.seed)
             rm = config.transformer(min(config.kept or channels, channels), self.gaze.grid)
@@ -357,7 +382,7 @@ class LTAD:
             rebuilt=config.kept or len(sight.space.deviations),
             kind=config.rec_score,
             fusion=config.fusion,
-            kappa=config.kappa,
+            kappa=config.counted,
         )
         off, abnormal, alike = Deviation(), Deviation(), []
         for number, name in enumerate(train.classes):
@@ -373,6 +398,8 @@ class LTAD:
         if task.synthesis is not None and network.rm is not None:
             self.chosen["real_by_made"] = {
                 name: round(float(judge.off(sight.of(part[:FEW])).mean() / judge.off(made).mean()), 2)
+                if len(made.maps)
+                else None
                 for name, part, made in zip(train.classes, task.products, task.made(FEW), strict=True)
             }
         between = (tables.bare @ tables.bare.T).fill_diagonal_(-1)

@@ -45,13 +45,13 @@ class Calling(nn.Module):
     @property
     def learns(self) -> bool:
         """A class that is alone needs no name."""
-        return self.vae is not None or (self.names.learned and len(self.names.names) > 1)
+        return self.vae is not None or (self.gamma > 0 and self.names.learned and len(self.names.names) > 1)
 
     def forward(self, batch: Called) -> Tensor:
         tables = self.names()
         telling = name_loss(batch.images, tables.normal, batch.classes) + self.names.regulariser()
         if self.vae is None:
-            return telling
+            return self.gamma * telling
         condition = tables.bare[batch.classes]
         return self.vae.loss(batch.maps, condition, batch.noise, batch.beta) + self.gamma * telling
 

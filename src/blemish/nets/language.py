@@ -40,6 +40,8 @@ class VisionLanguage(nn.Module):
     reads_padding: ClassVar[bool] = False
     words: ClassVar[str] = "text_model.embeddings.token_embedding"
     projection: ClassVar[str] = "text_projection"
+    shown: list[str]
+    """The blocks that features come of."""
 
     def __init__(self, model: str, net: Any, tokenizer: Any) -> None:
         super().__init__()
@@ -68,6 +70,12 @@ class VisionLanguage(nn.Module):
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         raise NotImplementedError
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each block that features come of."""
+        channels = {tap.name: tap.channels for tap in self.vision.taps}
+        return tuple(channels[block] for block in self.shown)
 
     def features(self, pictures: Tensor) -> Tensor:
         return self(pictures)[0]
@@ -138,11 +146,12 @@ class Align(VisionLanguage):
         config = net.config.vision_config
         blocks = list(self.vision.blocks)
         ends = [blocks[end - 1] for end in stage_ends(config)]
-        self.kept = [ends[stage - 1] for stage in (1, 2, 3, 5, len(ends))]
+        self.shown = [ends[stage - 1] for stage in (1, 2, 3, 5)]
+        self.last = ends[-1]
         self.pool: Any = {"mean": torch.mean, "max": torch.amax}[config.pooling_type]
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        *stages, last = self.states(pictures, self.kept)
+        *stages, last = self.states(pictures, [*self.shown, self.last])
         grid = [int(side) for side in stages[-1].shape[-2:]]
         *features, patches = (F.interpolate(x, size=grid, mode="bilinear") for x in (*stages, last))
         return torch.cat(features, dim=1), patches, F.normalize(self.pool(last, dim=(2, 3)), dim=1)
@@ -157,12 +166,12 @@ class Transformer(VisionLanguage):
     def __init__(self, model: str, net: Any, tokenizer: Any) -> None:
         super().__init__(model, net, tokenizer)
         blocks = list(self.vision.blocks)
-        quarters = [blocks[max(len(blocks) * part // 4, 1) - 1] for part in (1, 2, 3)]
-        self.kept = [*quarters, *blocks[-2:]]
+        self.shown = [blocks[max(len(blocks) * part // 4, 1) - 1] for part in (1, 2, 3)]
+        self.last = blocks[-2:]
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rows, columns = self.grid(pictures)
-        *quarters, before, last = self.states(pictures, self.kept)
+        *quarters, before, last = self.states(pictures, [*self.shown, *self.last])
         patches, image = self.embedded(before, last)
         features, patches = (
             # The patches come last, after CLIP's class token.

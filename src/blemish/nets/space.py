@@ -166,10 +166,15 @@ def known(seen: Seen) -> dict[str, Tensor]:
     return {name: part for name, part in seen._asdict().items() if part is not None and part.numel()}
 
 
-def to_texts(every: Iterable[Seen]) -> Tensor:
-    """(width, own): takes mean patches as near to pictures' embeddings as a ridge regression does."""
-    pairs = [(seen.image, seen.patches.mean((2, 3))) for seen in every if seen.patches is not None]
-    images, patches = map(torch.cat, zip(*pairs, strict=True))
-    square = patches.T @ patches
+def to_texts(every: Iterable[Iterable[Seen]]) -> Tensor:
+    """(width, own): takes mean patches as near to pictures' embeddings as a ridge regression does, of all
+    classes alike."""
+    squares, products = [], []
+    for some in every:
+        pairs = [(seen.image, seen.patches.mean((2, 3))) for seen in some if seen.patches is not None]
+        images, patches = map(torch.cat, zip(*pairs, strict=True))
+        squares.append(patches.T @ patches / len(patches))
+        products.append(patches.T @ images / len(patches))
+    square, product = torch.stack(squares).mean(0), torch.stack(products).mean(0)
     ridge = RIDGE * square.diagonal().mean() * torch.eye(len(square))
-    return torch.linalg.solve(square + ridge, patches.T @ images).T
+    return torch.linalg.solve(square + ridge, product).T

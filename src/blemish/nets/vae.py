@@ -162,8 +162,9 @@ class Synthesis:
         pairs = zip(looks, classes.tolist(), strict=True)
         return torch.stack([(self.real.pooled[klass] @ look).max() for look, klass in pairs])
 
-    def draw(self, classes: Tensor, generator: torch.Generator) -> Tensor:
-        """A map of each of these classes. One that is like no real map is drawn again, a few times."""
+    def draw(self, classes: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A map of each of these classes, and whether it is like a real one: if not, it was drawn again, a
+        few times."""
         maps, alike = self.tried(classes, generator)
         for _ in range(TRIES - 1):
             again = (alike < self.real.least[classes]).nonzero()[:, 0]
@@ -172,7 +173,7 @@ class Synthesis:
             others, nearer = self.tried(classes[again], generator)
             better = nearer > alike[again]
             maps[again[better]], alike[again[better]] = others[better], nearer[better]
-        return maps
+        return maps, alike >= self.real.least[classes]
 
     def tried(self, classes: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         maps = self.like_real(self.made(classes, generator), classes)
