@@ -51,8 +51,8 @@ MAIN = (
 )
 SQUARES: dict[str, Any] = {"rec_score": "sq"}
 """What is rebuilt is judged by its squared distance, as in the paper."""
-LEARNED: dict[str, Any] = {"semantic": "learned", "kappa": 1.0} | SQUARES
-"""And the classifier is one between names."""
+LEARNED: dict[str, Any] = {"semantic": "learned"} | SQUARES
+"""And the classifier is one between names, which counts as much."""
 CONTROLS = (
     Variant("LTAD, classifier alone", options={"score_of": "sad"}),
     Variant("LTAD, class not told", options={"agnostic": True}),
@@ -67,6 +67,14 @@ CONTROLS = (
     Variant("LTAD, classifier learned, one name for all", options=LEARNED | {"names": "object"}),
     Variant("LTAD, classifier learned, harmonic fusion", options=LEARNED | {"fusion": "harmonic"}),
     Variant("LTAD, classifier learned, alone", options=LEARNED | {"score_of": "sad"}),
+    *(
+        Variant(f"LTAD, classifier learned, kappa {each}", options=LEARNED | {"kappa": each})
+        for each in (0.5, 2.0)
+    ),
+    *(
+        Variant(f"LTAD, classifier learned, rho {each}", options=LEARNED | {"rho": each})
+        for each in (0.25, 0.75)
+    ),
 )
 
 
