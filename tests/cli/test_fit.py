@@ -13,6 +13,7 @@ import pytest
 
 from blemish import load
 from tests.cli.conftest import COMMAND, ENVIRONMENT, SMALL, Blemish
+from tests.nets.test_language import save_language
 
 
 @pytest.fixture
@@ -279,3 +280,21 @@ def test_a_full_disk_leaves_no_half_model(blemish: Blemish, good: Path) -> None:
         re.MULTILINE,
     )
     assert [path.name for path in good.parent.iterdir()] == ["good"]
+
+
+def test_a_vision_language_model_in_place_of_a_backbone(
+    blemish: Blemish, product: Path, tmp_path: Path
+) -> None:
+    vlm = save_language("clip", tmp_path)
+    quick = ("--method", "ltad", "--size", "64", "--score-of", "sad", "--groups", "8", "--name-updates", "2")
+    done = blemish("fit", product, *quick, "--vlm", vlm, "--out", "spoken.blemish")
+    tier = "tier 1: names through the text tower of another vision–language model (adaptation)"
+    assert tier in done.stdout + done.stderr
+    assert tier in blemish("info", "spoken.blemish").stdout
+    picture = next((product / "test/good").iterdir())
+    [record] = map(json.loads, blemish("inspect", "spoken.blemish", picture).stdout.splitlines())
+    assert record["verdict"] in ("accept", "review", "reject")
+    done = blemish("fit", product, *quick, "--vlm", "no/such-model", code=2)
+    assert "no/such-model is not among the local files: give the folder" in done.stderr
+    done = blemish("fit", product, *quick, "--vlm", vlm, "--sad-cell", "4", code=2)
+    assert "patches of its own: leave --sad-cell out" in done.stderr

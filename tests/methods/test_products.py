@@ -79,6 +79,8 @@ def test_evaluation_is_by_class_and_never_pooled(products: Samples, model: blemi
     told = evaluation.to_json()
     aurocs = {record["class"]: record["image_auroc"] for record in told["records"]}
     assert told["groups"]["low"]["image_auroc"] == aurocs["gear"]
+    gap = told["groups"]["high"]["image_auroc"] - told["groups"]["low"]["image_auroc"]
+    assert told["gap"]["image_auroc"] == pytest.approx(gap)
     assert told["groups"]["high"]["image_auroc"] == pytest.approx((aurocs["label"] + aurocs["weave"]) / 2)
     assert told["mean"]["image_auroc"] == pytest.approx(np.mean(list(aurocs.values())))
     assert told["groups"]["few"] == told["groups"]["low"], "4 images, where the others have 24"

@@ -72,4 +72,7 @@ def show(evaluation: Evaluation, model: Inspector) -> None:
     rows += [[GROUPS[name], record] for name, record in evaluation.groups.items()]
     if len(rows) > 1:
         rows.append(["mean", evaluation.mean])
-    table(["class", *COLUMNS.values()], [[name, *(record[key] for key in COLUMNS)] for name, record in rows])
+    if evaluation.gap:
+        rows.append(["High − Low", evaluation.gap])
+    cells = [[name, *(record.get(key) for key in COLUMNS)] for name, record in rows]
+    table(["class", *COLUMNS.values()], cells)

@@ -118,9 +118,20 @@ class Evaluation:
     def records(self) -> list[Record]:
         return [klass.record for klass in self.classes]
 
+    @property
+    def gap(self) -> Record:
+        """Rates of the head less those of the tail; empty without a long-tailed list."""
+        if not {"high", "low"} <= self.groups.keys():
+            return {}
+        pairs = {field: (self.groups["high"][field], self.groups["low"][field]) for field in RATES}
+        return {
+            field: None if high is None or low is None else high - low for field, (high, low) in pairs.items()
+        }
+
     def to_json(self) -> dict[str, Any]:
         told = {"schema": 1, "records": self.records, "mean": self.mean}
         told |= {"groups": dict(self.groups)} if self.groups else {}
+        told |= {"gap": self.gap} if self.gap else {}
         return told | ({"tier": self.tier} if self.tier else {})
 
 

@@ -37,7 +37,7 @@ from blemish.nets.groups import Lite
 from blemish.nets.judge import Calling, Deviation, Judge, Judging, LtadScorer
 from blemish.nets.language import VisionLanguage, load_language
 from blemish.nets.maps import CELL, Stacked, grid_of
-from blemish.nets.namestate import Learned, NamesFrom, NameState, Words
+from blemish.nets.namestate import Learned, NamesFrom, NameState, Tables, Words
 from blemish.nets.semantic import Level, Semantic
 from blemish.nets.space import WIDTH, Gaze, Space, to_texts
 from blemish.nets.uniad import Error, Reconstruction
@@ -57,6 +57,10 @@ CLOSED = 64.0
 """What the closed form counts beside the reconstruction, by default."""
 MOSTLY = 16.0
 """From this kappa on the classifier decides, and the reconstruction hardly does."""
+SAME = 0.98
+"""Cosine of two names from which on they hardly tell two classes apart."""
+SMOOTH = 3.0
+"""What real features are missed by, by what made ones are, from where on these teach too smooth a normal."""
 STRANGE = 0.01
 """Share of training pictures that look less like their class than one must to be surely of it."""
 
@@ -395,21 +399,38 @@ class LTAD:
             alike.append(seen.image @ tables.normal[number])
         if off.moments and abnormal.moments:
             judge.balance = off.value / max(abnormal.value, 1e-12)
-        if task.synthesis is not None and network.rm is not None:
-            self.chosen["real_by_made"] = {
-                name: round(float(judge.off(sight.of(part[:FEW])).mean() / judge.off(made).mean()), 2)
-                if len(made.maps)
-                else None
-                for name, part, made in zip(train.classes, task.products, task.made(FEW), strict=True)
-            }
-        between = (tables.bare @ tables.bare.T).fill_diagonal_(-1)
-        self.chosen |= {
-            "balance": judge.balance,
-            "names_alike": round(float(between.max()), 3) if len(between) > 1 else None,
-        }
+        self.chosen["balance"] = judge.balance
+        self.look_again(task, judge, run)
         least = float(torch.cat(alike).quantile(STRANGE))
         told = {"names": network.names, "size": run.size, "window": config.window, "least": least}
         return LtadScorer(sight.gaze, sight.space, judge, **told).eval()
+
+    @torch.no_grad()
+    def look_again(self, task: Judgement, judge: Judge, run: Run) -> None:
+        """At what goes wrong silently: names that fell together, and made features that are too smooth."""
+        names, table = task.names, Tables(*judge.tables).bare
+        between = (table @ table.T).fill_diagonal_(-1)
+        self.chosen["names_alike"] = alike = round(float(between.max()), 3)
+        if alike > SAME:
+            first, second = (names[place] for place in divmod(int(between.argmax()), len(names)))
+            run.say(
+                f"The names of {first} and {second} are nearly the same (a cosine of {alike:.3f}): tell "
+                "which one a picture shows with `blemish inspect --class`."
+            )
+        if task.synthesis is None or judge.rm is None:
+            return
+        ratios = {
+            name: round(float(judge.off(task.sight.of(part[:FEW])).mean() / judge.off(made).mean()), 2)
+            for name, part, made in zip(names, task.products, task.made(FEW), strict=True)
+            if len(made.maps)
+        }
+        self.chosen["real_by_made"] = ratios
+        worst = max(ratios, key=ratios.__getitem__, default="")
+        if worst and ratios[worst] > SMOOTH:
+            run.say(
+                f"What is made of {worst} is rebuilt {ratios[worst]:.1f} times as well as real pictures: it "
+                f"teaches too smooth a normal. A lower --rho than {self.config.rho:g} makes less of it."
+            )
 
     def weights(self, scorer: LtadScorer) -> dict[str, Tensor]:
         state = scorer.state_dict()

@@ -23,16 +23,18 @@ class DeepestReached(Exception):  # noqa: N818  (no error: it ends the model's f
 
 
 class Hub(Backbone):
-    def __init__(self, model: str, tower: nn.Module) -> None:
+    def __init__(self, model: str, tower: nn.Module, *, local: bool = False) -> None:
+        """`local`: nothing is asked of the hub, as nothing ever is of a folder."""
         super().__init__()
+        local = local or Path(model).is_dir()
         self.name = f"hub:{model}"
         self.tower = tower.eval()
         # The plain dictionary keeps the blocks out of the state dict, where the tower already has them.
         self.blocks = outermost_blocks(tower)
         resizable = "interpolate_pos_encoding" in signature(type(tower).forward).parameters
         self.options = {"interpolate_pos_encoding": True} if resizable else {}
-        self.licence = licence(model)
-        self.mean, self.std = normalisation(model)
+        self.licence = licence(model, local)
+        self.mean, self.std = normalisation(model, local)
         self.patch: int | None = None
         self.taps = self.find_taps(tower.config)
         quarters = {len(self.taps) // 2, len(self.taps) * 3 // 4}
@@ -114,12 +116,12 @@ def outermost_blocks(tower: nn.Module) -> dict[str, nn.Module]:
     return {f"{word}{place}": block for place, block in enumerate(lists[path], start=1)}
 
 
-def normalisation(model: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def normalisation(model: str, local: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The model's own, as mean and deviation of pictures in 0..1."""
     from transformers import ImageProcessingMixin
 
     try:
-        given, _ = ImageProcessingMixin.get_image_processor_dict(model, local_files_only=Path(model).is_dir())
+        given, _ = ImageProcessingMixin.get_image_processor_dict(model, local_files_only=local)
     except OSError:
         return IMAGENET_MEAN, IMAGENET_STD
     normal = given.get("do_normalize", True)
@@ -135,12 +137,12 @@ def normalisation(model: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple((m + offset) / factor for m in mean), tuple(s / factor for s in std)
 
 
-def licence(model: str) -> str:
+def licence(model: str, local: bool) -> str:
     from huggingface_hub import metadata_load
     from transformers.utils import cached_file
 
     try:
-        card = metadata_load(cached_file(model, "README.md", local_files_only=Path(model).is_dir()))
+        card = metadata_load(cached_file(model, "README.md", local_files_only=local))
     except OSError:
         return UNKNOWN_LICENCE
     return str((card or {}).get("license") or UNKNOWN_LICENCE)

@@ -47,7 +47,7 @@ class VisionLanguage(nn.Module):
         super().__init__()
         self.name = model
         self.net: Any = net.requires_grad_(False)
-        self.vision = Hub(model, net.vision_model)
+        self.vision = Hub(model, net.vision_model, local=True)
         self.licence = self.vision.licence
         self.tokenizer = tokenizer
         self.word_table = net.get_submodule(self.words)
@@ -235,27 +235,33 @@ KINDS: dict[str, type[VisionLanguage]] = {kind.kind: kind for kind in (Align, Cl
 
 
 def load_language(model: str, *, plain: bool = False) -> VisionLanguage:
-    """A folder or an id of the Hub. `plain`: CLIP's patches as its last block gives them."""
+    """A folder, or an id of the hub whose files were fetched before: no run waits for a download.
+
+    `plain`: CLIP's patches as its last block gives them.
+    """
     try:
         from transformers import AutoConfig, AutoModel, ImageProcessingMixin
     except ImportError as error:
         raise MissingExtraError("transformers", "hub", f"The vision–language model {model}") from error
-    local = {"local_files_only": Path(model).is_dir()}
     try:
-        kind = AutoConfig.from_pretrained(model, **local).model_type
+        kind = AutoConfig.from_pretrained(model, local_files_only=True).model_type
         if kind not in KINDS:
             raise UsageError(
                 f"{model} is of the kind {kind!r}, whose texts and patches we can't get at: choose one of "
                 f"the kinds {', '.join(KINDS)}, such as kakaobrain/align-base."
             )
         # Hub would take ImageNet's normalisation for an absent one.
-        ImageProcessingMixin.get_image_processor_dict(model, **local)
-        net, report = AutoModel.from_pretrained(model, output_loading_info=True, **local)
+        ImageProcessingMixin.get_image_processor_dict(model, local_files_only=True)
+        net, report = AutoModel.from_pretrained(model, output_loading_info=True, local_files_only=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().partition("\n")[0]
+        if not Path(model).exists():
+            raise UsageError(
+                f"The vision–language model {model} is not among the local files: give the folder that it is "
+                f"in, or fetch it once with `hf download {model}`."
+            ) from error
         raise UsageError(
-            f"The vision–language model {model} can't be loaded; check its id or folder and the connection: "
-            f"{reason}"
+            f"The vision–language model {model} can't be loaded; check its files: {reason}"
         ) from error
     unneeded = ("text_model.pooler.", "logit_", "temperature")
     if absent := [key for key in report["missing_keys"] if not key.startswith(unneeded)]:
@@ -270,7 +276,7 @@ def load_tokenizer(model: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(model, local_files_only=Path(model).is_dir())
+        return AutoTokenizer.from_pretrained(model, local_files_only=True)
     except ImportError as error:
         raise UsageError(
             f"The tokenizer of {model} needs sentencepiece: install it with "
