@@ -332,3 +332,10 @@ def test_what_cannot_work_is_told(changes: dict[str, Any], message: str, small: 
 def test_pictures_of_one_cell_are_refused(small: dict[str, str]) -> None:
     with pytest.raises(UsageError, match="map of one cell"):
         blemish.fit(pictures(), method="uniad", size=16, options=QUICK, **small)
+
+
+def test_a_training_that_diverges_says_so(small: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match=r"diverged \(.*, update [23]\): choose a lower learning rate"):
+        fit(method="uniad", options={**QUICK, "learning_rate": 1e30}, **small)
+    with pytest.raises(UsageError, match="option learning_rate of uniad is nan: give a finite number"):
+        fit(method="uniad", options={"learning_rate": float("nan")}, **small)

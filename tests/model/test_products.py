@@ -44,6 +44,7 @@ def test_each_product_has_thresholds_of_its_own() -> None:
         "as a dark one it is far too bright"
     )
     assert set(model.info()["calibration"]["classes"]) == set(CLASSES)
+    assert model.info()["calibration"]["least_confidence"] == model.calibrations.least_confidence
     assert "scores" not in json.dumps(model.info())
 
 
@@ -75,6 +76,8 @@ def test_that_a_picture_looks_more_like_another_product_than_the_one_given_is_to
     assert recognised(shares, CLASSES, "bright", 0.5) == Seen("bright", 0.3), "and products of few images"
     alike = np.array([0.3001, 0.3])  # called by the same name
     assert recognised(alike, CLASSES, "bright", 0.5) == Seen("bright", 0.3)
+    strange = np.array([0.2, 0.01])  # and like none at all
+    assert recognised(strange, CLASSES, "bright", 0.5) == Seen("bright", 0.01, UNKNOWN)
 
 
 def test_a_class_that_the_model_does_not_know_is_refused() -> None:
@@ -98,6 +101,34 @@ def test_few_images_of_a_product_share_the_thresholds_of_all() -> None:
     assert len(calibrations.pooled.scores) == 244
     assert inspector().statement.startswith("With thresholds of their own: bright, dark.\nAll products")
     assert set(inspector(tail=5).calibrations.own) == {*CLASSES, "rare"}
+
+
+def test_a_product_without_a_threshold_of_its_own_says_so() -> None:
+    model = inspector(tail=4)
+    model.archive.manifest["classes"] = model.classes = ("dark", "rare")
+    assert "which may reject its good parts, for want of 5 images: rare." in model.statement
+    assert model.inspect(grey(26)).notes == ()
+    found = model.inspect(grey(204), klass="rare")
+    assert found.notes == ("For want of images rare is judged by the thresholds of all products.",)
+
+
+def test_products_of_a_few_images_left_out_do_not_set_the_threshold_of_all() -> None:
+    left = [Good(score, score, "dark", 0.9, "leave-one-out") for score in np.linspace(0, 0.1, 12)]
+    wild = [Good(score, score, "rare", 0.9, "leave-one-out") for score in (3.0, 9.0)]
+    both = Calibrations.of(left + wild)
+    assert both.pooled == Calibrations.of(left).pooled
+    assert both.for_class("rare") is both.pooled
+    assert Calibrations.of(wild).pooled.threshold > 9, "where there are no others"
+
+
+def test_a_product_may_look_less_like_itself_than_others_that_are_all_certain() -> None:
+    sure = [Good(score, score, "dark", 1 - 1e-7) for score in np.linspace(0, 0.1, 30)]
+    least = Calibrations.of(sure).least_confidence
+    assert least == 0.9
+    assert recognised(np.array([0.0004, 0.9996]), CLASSES, None, least) == Seen("bright", 0.9996)
+    assert recognised(np.array([0.01, 0.8]), CLASSES, None, least).klass is None
+    shaky = [Good(0.1, 0.1, "dark", confidence) for confidence in np.linspace(0.3, 0.9, 150)]
+    assert Calibrations.of(shaky).least_confidence == pytest.approx(0.3, abs=1e-3)
 
 
 def test_images_left_out_tell_of_their_own_product_alone_beside_others_that_were_held_out() -> None:

@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import fields
+from math import isfinite
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -50,6 +51,8 @@ def create(name: str, preset: str = "fast", options: Mapping[str, Any] | None = 
         if not fits(value, kinds[option]):
             known = ", ".join(map(str, get_args(kinds[option])))
             raise UsageError(f"The option {option} of {name} cannot be {value!r}: it takes {known}.")
+        if isinstance(value, float) and not isfinite(value):
+            raise UsageError(f"The option {option} of {name} is {value}: give a finite number.")
     return method(method.Config(**{**method.presets[preset], **(options or {})}))
 
 

@@ -398,8 +398,12 @@ def _each_update(
                     loss = task.loss(network, fabric.to_device(batch)) / task.forwards
                     fabric.backward(fabric.world_size * loss)
                 total += loss.item()
+            if not math.isfinite(total):
+                raise UsageError(
+                    f"The training diverged ({task.label}, update {update}): choose a lower learning rate."
+                )
             if task.clip:
-                fabric.clip_gradients(network, optimiser, max_norm=task.clip)
+                fabric.clip_gradients(network, optimiser, max_norm=task.clip, error_if_nonfinite=False)
             optimiser.step()
             optimiser.zero_grad()
             if task.check_every and (update % task.check_every == 0 or update == task.updates):

@@ -225,7 +225,7 @@ class LTAD:
             f"Learning from {len(train)} images of {len(train.classes)} "
             f"product{'s' if len(train.classes) > 1 else ''}, {self.chosen['tier_in_words']}: "
             f"{naming.updates} updates of names and {judgement.updates} of what judges, about "
-            f"{expected:.0f} s at most."
+            f"{expected:.0f} s for these at most."
         )
         if len(train.classes) > 1:
             run.say(

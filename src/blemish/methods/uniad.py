@@ -287,7 +287,7 @@ class UniAD(TrainsOnce):
         run.say(
             f"Learning from {len(train)} images of {len(train.classes)} "
             f"product{'s' if len(train.classes) > 1 else ''}: {task.updates} updates of {self.config.batch}, "
-            f"about {one.seconds * task.updates:.0f} s at most."
+            f"about {one.seconds * task.updates:.0f} s for these at most."
         )
         pictures = "".join(f"{sample.klass} {picture_key(run.picture(sample))} " for sample in train)
         return self.learned(task, run, pictures.encode(errors="surrogateescape"))

@@ -15,7 +15,7 @@ from blemish.errors import DataError, ModelFileError
 from blemish.images import Image, PixelFormat
 from blemish.model.archive import Archive
 from blemish.model.calibration import Calibration
-from blemish.model.products import Calibrations, one_of, recognised
+from blemish.model.products import LEAST_OWN, Calibrations, one_of, recognised
 from blemish.model.result import Result, Verdict, find_regions
 
 HIDDEN = ("remembered", "known", "parts")
@@ -126,7 +126,10 @@ class Inspector:
         if left_out:
             told += f" By images left out one at a time: {', '.join(left_out)}."
         if others:
-            told += f" With those of all products, for want of images: {', '.join(others)}."
+            told += (
+                f" With those of all products, which may reject its good parts, for want of {LEAST_OWN} "
+                f"images: {', '.join(others)}."
+            )
         return f"{told}\nAll products together: {pooled}"
 
     @property
@@ -165,6 +168,8 @@ class Inspector:
         verdict = calibration.verdict(score)
         sentences = self.manifest.get("notes", {})
         notes = [sentences[key] for key, value in raw.notes.items() if value[0] > 0 and key in sentences]
+        if seen.klass and self.calibrations.own and seen.klass not in self.calibrations.own:
+            notes.append(f"For want of images {seen.klass} is judged by the thresholds of all products.")
         if seen.doubt is not None:
             notes.append(seen.doubt)
             # By what is usual for other products nobody can call it good.
@@ -214,6 +219,8 @@ class Inspector:
         if self.calibrations.own:
             own = self.calibrations.own.items()
             calibration["classes"] = {klass: without_scores(each) for klass, each in own}
+        if self.calibrations.least_confidence is not None:
+            calibration["least_confidence"] = self.calibrations.least_confidence
         return {**manifest, "bytes": sizes, "calibration": calibration}
 
 

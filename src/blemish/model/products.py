@@ -15,6 +15,8 @@ SURER = 1.001
 """By how many times more than by chance, or than like another, a picture is to look like a product."""
 LEAST_OWN = 5
 """Good images from which on a product has thresholds of its own."""
+SURE = 0.9
+"""Surer that it shows a product nobody need be of a picture, though all calibration images were surer."""
 
 
 class Good(NamedTuple):
@@ -47,7 +49,8 @@ class Calibrations:
 
     @classmethod
     def of(cls, good: Sequence[Good], *, false_reject: float = 0.01) -> Self:
-        """Those left out one at a time tell of their own class alone, where others were held out."""
+        """Those left out one at a time tell of their own class alone, where others were held out; and so do
+        those of classes so small that a model without one of them hardly knows it, where others were not."""
 
         def calibration(some: Sequence[Good]) -> Calibration:
             return Calibration.of(
@@ -57,13 +60,15 @@ class Calibrations:
                 how=some[0].how,
             )
 
-        together = [each for each in good if each.how == "held-out"] or good
-        pooled = calibration(together)
         classes = sorted({each.klass for each in good})
         parts = {klass: [each for each in good if each.klass == klass] for klass in classes}
-        own = {klass: calibration(part) for klass, part in parts.items() if len(part) >= LEAST_OWN}
+        enough = {klass: part for klass, part in parts.items() if len(part) >= LEAST_OWN}
+        own = {klass: calibration(part) for klass, part in enough.items()}
+        held = [each for each in good if each.how == "held-out"]
+        together = held or [each for each in good if each.klass in enough] or good
+        pooled = calibration(together)
         unsure = np.sort([-each.confidence for each in together if each.confidence is not None])
-        least = -upper_bound(unsure, false_reject)[0] if len(unsure) > 1 else None
+        least = min(-upper_bound(unsure, false_reject)[0], SURE) if len(unsure) > 1 else None
         return cls(pooled, own if own.keys() != {""} else {}, least)
 
     def for_class(self, klass: str | None) -> Calibration:
@@ -116,8 +121,10 @@ def recognised(
     best = int(shares.argmax())
     if given is not None:
         confidence = float(shares[classes.index(given)])
-        sure = shares[best] <= SURER * confidence or least is None or confidence >= least
-        return Seen(given, confidence, None if sure else f"It looks more like {classes[best]} than {given}.")
+        if shares[best] <= SURER * confidence or least is None or confidence >= least:
+            return Seen(given, confidence)
+        other = f"It looks more like {classes[best]} than {given}."
+        return Seen(given, confidence, other if shares[best] >= least else UNKNOWN)
     confidence = float(shares[best])
     told_apart = confidence > SURER / len(classes)  # the least that few images tell may lie below that
     known_one = told_apart and (least is None or confidence >= least)
