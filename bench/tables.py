@@ -29,15 +29,6 @@ ABLATED = (
     "LTAD, classifier learned, harmonic fusion",
     "LTAD, classifier learned, alone",
 )
-WEIGHED = {
-    "LTAD, reconstruction alone": "kappa 0: the reconstruction alone",
-    "LTAD, classifier learned, kappa 0.5": "kappa 0.5",
-    "LTAD, classifier learned": "kappa 1, and half of an update made",
-    "LTAD, classifier learned, kappa 2.0": "kappa 2",
-    "LTAD, classifier learned, no VAE": "nothing made",
-    "LTAD, classifier learned, rho 0.25": "a quarter made",
-    "LTAD, classifier learned, rho 0.75": "three quarters made",
-}
 NONE = "–"
 
 Table = Iterable[Sequence[str]]
@@ -118,27 +109,19 @@ def long_tailed_in_short(result: Mapping[str, Any], _: Mapping[str, Any]) -> Tab
 
 
 def ltad_ablations(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
-    return by_variant(result, dict(zip(ABLATED, ABLATED, strict=True)), "LTAD, classifier learned")
-
-
-def ltad_weights(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
-    return by_variant(result, WEIGHED, "LTAD, classifier learned, rho 0.75")
-
-
-def by_variant(result: Mapping[str, Any], called: Mapping[str, str], asked: str) -> Table:
-    """Of lists on which `asked` was measured: means over the seeds that all variants have there."""
+    """The same where the parts were measured, by variants: means over the seeds that all of these have."""
     parts: dict[str, dict[str, dict[int, Any]]] = {}
     for record in result["records"]:
-        if record["order"] == "size" and record["variant"] in called:
+        if record["order"] == "size" and record["variant"] in ABLATED:
             name = " ".join(record[of] for of in ("dataset", "split", "preset"))
             part = parts.setdefault(name, {})
             part.setdefault(record["variant"], {})[record["seed"]] = record
-    parts = {name: part for name, part in sorted(parts.items()) if asked in part}
+    parts = {name: part for name, part in sorted(parts.items()) if "LTAD, classifier learned" in part}
     seeds = {name: set.intersection(*map(set, part.values())) for name, part in parts.items()}
     yield ["", *(f"{name}, {len(own)} run{'s' * (len(own) > 1)}" for name, own in seeds.items())]
-    for variant, title in called.items():
+    for variant in ABLATED:
         found = ((part.get(variant, {}), seeds[name]) for name, part in parts.items())
-        yield [title, *(low_and_all(runs[seed] for seed in sorted(own) if runs) for runs, own in found)]
+        yield [variant, *(low_and_all(runs[seed] for seed in sorted(own) if runs) for runs, own in found)]
 
 
 def low_and_all(records: Iterable[Any]) -> str:
