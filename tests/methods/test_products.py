@@ -66,7 +66,7 @@ def test_thresholds_are_each_product_s_own_where_it_can_spare_images(model: blem
     assert set(own) == {"label", "weave"}
     assert own["label"].threshold != own["weave"].threshold
     assert model.calibrations.for_class("gear") is model.calibration
-    others = "With those of all products, which may reject its good parts, for want of 5 images: gear.\n"
+    others = "With those of all products, which may reject its good parts, for want of images: gear.\n"
     assert f"label, weave. {others}" in model.statement
 
 

@@ -15,7 +15,7 @@ from blemish.errors import DataError, ModelFileError
 from blemish.images import Image, PixelFormat
 from blemish.model.archive import Archive
 from blemish.model.calibration import Calibration
-from blemish.model.products import LEAST_OWN, Calibrations, one_of, recognised
+from blemish.model.products import Calibrations, one_of, recognised
 from blemish.model.result import Result, Verdict, find_regions
 
 HIDDEN = ("remembered", "known", "parts")
@@ -127,8 +127,8 @@ class Inspector:
             told += f" By images left out one at a time: {', '.join(left_out)}."
         if others:
             told += (
-                f" With those of all products, which may reject its good parts, for want of {LEAST_OWN} "
-                f"images: {', '.join(others)}."
+                " With those of all products, which may reject its good parts, for want of images: "
+                f"{', '.join(others)}."
             )
         return f"{told}\nAll products together: {pooled}"
 
