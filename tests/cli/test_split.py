@@ -33,7 +33,7 @@ def test_a_split_is_told_and_is_data_for_fit_and_eval(blemish: Blemish, parts: P
     assert lines[5:] == [
         "exp8.json: 24 of 48 training images, 12 good and 12 bad test images",
         "The largest class is 8 times the smallest",
-        f"SHA-256 of the images: {split.tail.sha256}",
+        f"SHA-256 of the entries: {split.tail.sha256}",
     ]
     again = ("split", "parts", "--long-tail", "exp8", "--order", "felt,knurl,canvas")
     blemish(*again, "--out", "again.json")

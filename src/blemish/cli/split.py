@@ -109,4 +109,4 @@ def show(samples: Samples, chosen: Samples, out: Path) -> None:
         f"{bad.count(False)} good and {bad.count(True)} bad test images"
     )
     print(f"The largest class is {tail.factor:.4g} times the smallest")
-    print(f"SHA-256 of the images: {tail.sha256}")
+    print(f"SHA-256 of the entries: {tail.sha256}")
