@@ -25,7 +25,7 @@ from blemish.errors import BudgetError, DataError, MissingExtraError, ParityErro
 from blemish.images import Image, PixelFormat, resize
 from blemish.model import Inspector
 from blemish.model.archive import Archive
-from blemish.model.calibration import check_budget
+from blemish.model.calibration import HELD_OUT, LEFT_OUT, STAND_IN, check_budget
 from blemish.model.inspector import Graph
 from blemish.model.products import LEAST_OWN, Calibrations, Good, one_of
 
@@ -179,7 +179,7 @@ def fit(
     graph = Graph(archive.graph)
     unlearnt = calibrate(graph, chosen, train, held, run=run)
     calibrations = Calibrations.of(unlearnt, false_reject=false_reject)
-    per_class = Counter(each.klass for each in unlearnt)
+    per_class = Counter(each.klass for each in unlearnt if each.how != STAND_IN)
     parity = check_parity(scorer, graph, run.pixels(calibrating[:PARITY_IMAGES]), calibrations.pooled.scores)
     manifest = archive.manifest | {
         "n_calibration": len(calibrations.pooled.scores),
@@ -309,8 +309,11 @@ def check_parity(
 
 
 def calibrate(graph: Graph, method: "Method", train: Samples, held: Samples, *, run: "Run") -> list[Good]:
-    """What is said of good images that the scorer was not fitted on: held out, or left out one at a time."""
+    """What is said of good images that the scorer was not fitted on: held out, or left out one at a time. For
+    products that have too few of them others stand in."""
     import torch
+
+    from blemish.methods import StandIns
 
     good: list[Good] = []
 
@@ -320,36 +323,50 @@ def calibrate(graph: Graph, method: "Method", train: Samples, held: Samples, *, 
         own = None if shares is None else float(shares[train.classes.index(sample.klass)])
         good.append(Good(score, float(heat.max()), sample.klass, own, how))
 
+    def judged(scorer: "nn.Module", sample: Sample) -> dict[str, NDArray[np.float32]]:
+        given = [torch.from_numpy(run.pixels([sample]))]
+        if method.told_classes:
+            given.append(torch.from_numpy(one_of(train.classes, sample.klass)))
+        with torch.no_grad():
+            found = scorer.cpu().eval()(*given)
+        return {name: out[0].numpy() for name, out in zip(method.outputs, found, strict=True)}
+
+    def peak(scorer: "nn.Module", sample: Sample) -> tuple[float, float]:
+        found = judged(scorer, sample)
+        return float(found["pred_score"]), float(found["anomaly_map"].max())
+
     for sample, batch in zip(held, run.progress(run.batches(held, 1), "calibrating", len(held)), strict=True):
         raw = graph(batch, one_of(train.classes, sample.klass))
         shares = None if raw.classes is None else raw.classes[0]
-        note(sample, float(raw.scores[0]), raw.maps[0], shares, "held-out")
-    if alone := to_leave_out(method, train, held):
+        note(sample, float(raw.scores[0]), raw.maps[0], shares, HELD_OUT)
+    large = [name for name in train.classes if name in held.classes or len(train.klass(name)) >= LEAST_OWN]
+    if alone := to_leave_out(method, train, held, large):
         scorers = method.leave_one_out(train, run, alone)
         counted = run.progress(scorers, "calibrating by leaving one out", len(alone))
         for sample, scorer in zip(alone, counted, strict=True):
-            given = [torch.from_numpy(run.pixels([sample]))]
-            if method.told_classes:
-                given.append(torch.from_numpy(one_of(train.classes, sample.klass)))
-            with torch.no_grad():
-                found = dict(zip(method.outputs, scorer.cpu().eval()(*given), strict=True))
-            scores, heat = found.get("class_scores"), found["anomaly_map"][0].numpy()
-            shares = None if scores is None else scores[0].numpy()
+            found = judged(scorer, sample)
             # What ships knows the picture. Where pictures are all alike it may score higher all the same.
             own = graph(run.pixels([sample]), one_of(train.classes, sample.klass))
             score = max(float(found["pred_score"]), float(own.scores[0]))
-            note(sample, score, np.maximum(heat, own.maps[0]), shares, "leave-one-out")
+            heat = np.maximum(found["anomaly_map"], own.maps[0])
+            note(sample, score, heat, found.get("class_scores"), LEFT_OUT)
+    small = [name for name in train.classes if name not in large]
+    if method.without is not None and large and small:
+        others = StandIns(train, held, large, without=method.without, judge=peak, seed=run.seed)
+        for name in run.progress(small, "calibrating products of few images by others", len(small)):
+            found_of = others.of(train.klass(name))
+            good += (Good(float(score), float(top), name, None, STAND_IN) for score, top in found_of)
     return good
 
 
-def to_leave_out(method: "Method", train: Samples, held: Samples) -> Samples:
-    """Where none are held out all, but the only ones of their product: without them nothing is known of it,
-    unless there are no others. Else those of products that set none aside, if there are enough."""
+def to_leave_out(method: "Method", train: Samples, held: Samples, large: Sequence[str]) -> Samples:
+    """Where none are held out all, but those of products so small that a model without one of them hardly
+    knows it, unless there are no others. Else those of products that set none aside, if that is quick."""
     if not held:
-        return train.with_items(s for s in train if len(train.klass(s.klass)) > 1) or train
-    small = {name for name in train.classes if name not in held.classes}
-    small = {name for name in small if len(train.klass(name)) >= LEAST_OWN}
-    return train.with_items(s for s in train if s.klass in small and method.leaves_out_quickly)
+        some = train.with_items(s for s in train if s.klass in large)
+        return some or train.with_items(s for s in train if len(train.klass(s.klass)) > 1) or train
+    alone = train.with_items(s for s in train if s.klass in large and s.klass not in held.classes)
+    return train.with_items(()) if method.without is None else alone
 
 
 def pick_device(name: str) -> str:

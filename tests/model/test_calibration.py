@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from scipy.stats import t
 
@@ -28,6 +28,7 @@ def normal(n: int, seed: int = 0) -> np.ndarray:
 
 
 @given(draws=SCORES, budget=BUDGET)
+@example(draws=[0.0, -1.0, -float(np.finfo(np.float32).tiny)], budget=0.5)
 def test_coverage_is_exact(draws: list[float], budget: float) -> None:
     """Whichever of n + 1 exchangeable draws is the new one, at most a share `budget` can be rejected."""
     assume(len(draws) > 2)

@@ -1,6 +1,7 @@
 """One file a method. By being registered it is tested, benchmarked, documented and offered."""
 
 from blemish.methods._contract import Method, Progress, Run, Say, Scorer, quiet, silent
+from blemish.methods._few import StandIns
 from blemish.methods._registry import PRESETS, create, method_class, method_names
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Run",
     "Say",
     "Scorer",
+    "StandIns",
     "create",
     "method_class",
     "method_names",

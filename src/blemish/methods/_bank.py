@@ -27,7 +27,7 @@ class BankMethod:
     outputs: tuple[str, ...] = ("pred_score", "anomaly_map", "nearest_image")
     paints = False
     told_classes = 0
-    leaves_out_quickly = False
+    without = None
     """A bank of several products is chosen from all of them anew."""
     notes: ClassVar[dict[str, str]] = {}
 

@@ -1,7 +1,7 @@
 """What a method is given, what it gives back, and what it may choose."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,8 @@ from blemish.nets.runtime import Compiled
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
 """(items, what is being done, how many) → the same items."""
 Say = Callable[[str], None]
+Without = Callable[[Samples, Sequence[Sample]], nn.Module]
+"""(what was learned from, images of one product) → the scorer, as if it did not know these."""
 BATCH = 4
 NATIVE_OF = 5
 """Pictures that the size of the files is taken from."""
@@ -175,9 +177,9 @@ class Method(Protocol):
         ...
 
     @property
-    def leaves_out_quickly(self) -> bool:
-        """Whether `leave_one_out` needs no training: then it is also asked for products that are too small to
-        set images aside, beside others that do."""
+    def without(self) -> Without | None:
+        """After `fit`, where it takes no training: then products that are too small to set images aside get
+        thresholds of their own beside others that do."""
         ...
 
     def leave_one_out(self, train: Samples, run: Run, alone: Samples) -> Iterator[nn.Module]:

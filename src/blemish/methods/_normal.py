@@ -21,6 +21,9 @@ AGAIN = 32
 """Pictures of a class that are taken again."""
 CODED = 40_000
 """Patches of a class, of as many pictures as there are, that are put in groups."""
+MEMBERS = 2
+"""Patches of a group on the average, at least. Were each a group of its own, what was learned would be next
+to nothing off, and a scale that is read from it of no use."""
 ROUNDS = 5
 """Of k-means, which more would hardly change."""
 
@@ -79,8 +82,9 @@ class NormalPatches:
             patches = self.of(sample).flatten(1).T
             some.append(patches[torch.from_numpy(rng.permutation(len(patches))[:each])])
         turned = lite.turned(klass, torch.cat(some))
-        far = turned[k_centre(Vectors.of([turned], turned.nbytes), self.groups)]
-        common = turned[torch.from_numpy(rng.permutation(len(turned))[: self.groups])]
+        most = min(self.groups, max(len(turned) // MEMBERS, 1))
+        far = turned[k_centre(Vectors.of([turned], turned.nbytes), most)]
+        common = turned[torch.from_numpy(rng.permutation(len(turned))[:most])]
         ways = (far, squared_distances(turned, far).argmin(1)), settled(turned, common, ROUNDS)
         return [Groups.of(turned, *way) for way in ways]
 

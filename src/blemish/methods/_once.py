@@ -17,7 +17,7 @@ class TrainsOnce(ABC):
     name: ClassVar[str]
     outputs: tuple[str, ...] = ("pred_score", "anomaly_map")
     told_classes = 0
-    leaves_out_quickly = False
+    without = None
     trains = True
     notes: ClassVar[dict[str, str]] = {}
 

@@ -14,7 +14,7 @@ its class; a class that is not given is found by its name; harmonic fusion (LTOA
 compare with.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from blemish.data import Sample, Samples
 from blemish.errors import UsageError
 from blemish.methods import _training, uniad
-from blemish.methods._contract import Run
+from blemish.methods._contract import Run, Without
 from blemish.methods._features import features, picture_key
 from blemish.methods._normal import NormalPatches
 from blemish.methods._phases import Judgement, Naming, Sight
@@ -238,16 +238,15 @@ class LTAD:
         return self.shipped
 
     @property
-    def leaves_out_quickly(self) -> bool:
-        """What rebuilds has then seen the picture, which must count little."""
+    def without(self) -> Without | None:
+        """What rebuilds has then seen the pictures, which must count little."""
         config = self.config
-        return config.semantic == "lite" and (
-            config.score_of == "sad" or (config.score_of == "both" and config.counted >= MOSTLY)
-        )
+        counts = config.score_of != "sad" and (config.score_of == "rm" or config.counted < MOSTLY)
+        return None if counts or config.semantic != "lite" else self.forgetting
 
     def leave_one_out(self, train: Samples, run: Run, alone: Samples) -> Iterator[nn.Module]:
-        if self.leaves_out_quickly:
-            yield from (self.without(sample, train) for sample in alone)
+        if without := self.without:
+            yield from (without(train, [sample]) for sample in alone)
             return
         apart = replace(run, checkpoint=None, resume=False)
         # A class of one image is in both halves: there would be no name for it.
@@ -260,13 +259,14 @@ class LTAD:
 
         yield from _training.each_half(train, alone, fitted)
 
-    def without(self, sample: Sample, train: Samples) -> LtadScorer:
-        """The scorer, as if its classifier did not know this picture; the only one of a class it must."""
+    def forgetting(self, train: Samples, left: Sequence[Sample]) -> LtadScorer:
+        """The scorer, as if its classifier did not know these; all of a product it must."""
         scorer = deepcopy(self.shipped, {id(self.gaze): self.gaze})
-        sad, part = scorer.judge.sad, train.klass(sample.klass)
-        rest = part.with_items(each for each in part if each.name != sample.name)
+        sad, names = scorer.judge.sad, {sample.name for sample in left}
+        part = train.klass(left[0].klass)
+        rest = part.with_items(each for each in part if each.name not in names)
         if isinstance(sad, Lite) and rest:
-            self.patches.put_again(sad, train.classes.index(sample.klass), rest)
+            self.patches.put_again(sad, train.classes.index(left[0].klass), rest)
         return scorer
 
     def look(self, train: Samples, run: Run) -> None:

@@ -22,6 +22,8 @@ from blemish.model.result import Verdict
 SMALLEST_BUDGET = 1e-6
 REVIEW_FACTOR = 5
 """The review band begins where five times the false-reject budget of good images would score."""
+HELD_OUT, LEFT_OUT, STAND_IN = "held-out", "leave-one-out", "stand-in"
+"""How good images are judged; what stands in is of other products, of which the model then knew as few."""
 _ROUNDING = 1e-9
 """A share such as 0.07 is no exact number, yet 7 in 100 are within it."""
 _TINY = float(np.finfo(np.float32).tiny)
@@ -49,11 +51,11 @@ class Calibration:
     """The fixed colour scale of heat maps: the same for every picture that the model sees."""
     guaranteed: bool
     how: str
-    """`held-out` or `leave-one-out`."""
+    """`held-out`, `leave-one-out` or `stand-in`."""
 
     @classmethod
     def of(
-        cls, scores: ArrayLike, peaks: ArrayLike, *, false_reject: float = 0.01, how: str = "held-out"
+        cls, scores: ArrayLike, peaks: ArrayLike, *, false_reject: float = 0.01, how: str = HELD_OUT
     ) -> Self:
         """`peaks` are the highest values of the images' anomaly maps."""
         check_budget(false_reject)
@@ -79,7 +81,7 @@ class Calibration:
             region_threshold=region,
             heat_low=middle,
             heat_high=region + rise,
-            guaranteed=enough and how == "held-out",
+            guaranteed=enough and how == HELD_OUT,
             how=how,
         )
 
@@ -96,6 +98,12 @@ class Calibration:
     def statement(self) -> str:
         n, budget = len(self.scores), f"{self.false_reject:g}"
         source = f"{n} {self.how} good images"
+        if self.how == STAND_IN:
+            return (
+                f"For want of images calibrated on {n} good ones of other products, as a model that knows as "
+                f"few of them scores these: no rate of false rejects is guaranteed. {self.needed} held-out "
+                "images would guarantee it."
+            )
         if rejected := _allowed(n, self.false_reject):
             good = f"{rejected} in {n + 1} good parts drawn like them"
             if self.guaranteed:
@@ -169,4 +177,6 @@ def _just_above(score: float) -> float:
     # In the precision of graphs: a comparison comes out the same whether it is made in float32 or in float64.
     # Nothing closer to zero than whole precision reaches, for who calls us may have made that zero.
     above = float(np.nextafter(np.float32(score), np.float32(math.inf)))
-    return above if abs(above) >= _TINY else _TINY
+    if abs(above) >= _TINY:
+        return above
+    return 0.0 if score <= -_TINY else _TINY

@@ -14,7 +14,7 @@ from blemish import images
 from blemish.errors import DataError, ModelFileError
 from blemish.images import Image, PixelFormat
 from blemish.model.archive import Archive
-from blemish.model.calibration import Calibration
+from blemish.model.calibration import LEFT_OUT, STAND_IN, Calibration
 from blemish.model.products import Calibrations, one_of, recognised
 from blemish.model.result import Result, Verdict, find_regions
 
@@ -118,13 +118,19 @@ class Inspector:
     def statement(self) -> str:
         """What the thresholds are worth, in words."""
         pooled, own = self.calibration.statement, self.calibrations.own
-        if not own:
-            return pooled
         others = [klass for klass in self.classes if klass not in own]
-        left_out = [klass for klass, each in own.items() if each.how != self.calibration.how]
-        told = f"With thresholds of their own: {', '.join(own)}."
-        if left_out:
-            told += f" By images left out one at a time: {', '.join(left_out)}."
+        if not own:
+            return f"{pooled} For want of images it is for all products." if len(others) > 1 else pooled
+        by = {how: [klass for klass, each in own.items() if each.how == how] for how in (LEFT_OUT, STAND_IN)}
+        alone = (klass for klass in own if klass not in by[STAND_IN])
+        told = f"With thresholds of their own: {', '.join(alone)}."
+        if by[LEFT_OUT] and self.calibration.how != LEFT_OUT:
+            told += f" By images left out one at a time: {', '.join(by[LEFT_OUT])}."
+        if by[STAND_IN]:
+            told += (
+                " With those that others have if they are cut to as few images, for want of more: "
+                f"{', '.join(by[STAND_IN])}."
+            )
         if others:
             told += (
                 " With those of all products, which may reject its good parts, for want of images: "
@@ -168,8 +174,10 @@ class Inspector:
         verdict = calibration.verdict(score)
         sentences = self.manifest.get("notes", {})
         notes = [sentences[key] for key, value in raw.notes.items() if value[0] > 0 and key in sentences]
-        if seen.klass and self.calibrations.own and seen.klass not in self.calibrations.own:
+        if seen.klass and len(self.classes) > 1 and seen.klass not in self.calibrations.own:
             notes.append(f"For want of images {seen.klass} is judged by the thresholds of all products.")
+        if calibration.how == STAND_IN:
+            notes.append(f"For want of images {seen.klass} is judged by others that were cut to as few.")
         if seen.doubt is not None:
             notes.append(seen.doubt)
             # By what is usual for other products nobody can call it good.

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish.errors import UsageError
-from blemish.model.calibration import Calibration, upper_bound
+from blemish.model.calibration import HELD_OUT, STAND_IN, Calibration, upper_bound
 
 UNKNOWN = "It looks like none of the products that the model knows."
 SURER = 1.001
@@ -28,8 +28,8 @@ class Good(NamedTuple):
     klass: str = ""
     confidence: float | None = None
     """That it shows its own class."""
-    how: str = "held-out"
-    """Or `leave-one-out`."""
+    how: str = HELD_OUT
+    """Or `leave-one-out` or `stand-in`."""
 
 
 class Seen(NamedTuple):
@@ -49,8 +49,9 @@ class Calibrations:
 
     @classmethod
     def of(cls, good: Sequence[Good], *, false_reject: float = 0.01) -> Self:
-        """Those left out one at a time tell of their own class alone, where others were held out; and so do
-        those of classes so small that a model without one of them hardly knows it, where others were not."""
+        """Those left out one at a time tell of their own class alone, where others were held out. Those of a
+        class so small that a model without one of them hardly knows it tell nothing, where there are others;
+        and what stands in tells of that class alone."""
 
         def calibration(some: Sequence[Good]) -> Calibration:
             return Calibration.of(
@@ -64,8 +65,9 @@ class Calibrations:
         parts = {klass: [each for each in good if each.klass == klass] for klass in classes}
         enough = {klass: part for klass, part in parts.items() if len(part) >= LEAST_OWN}
         own = {klass: calibration(part) for klass, part in enough.items()}
-        held = [each for each in good if each.how == "held-out"]
-        together = held or [each for each in good if each.klass in enough] or good
+        held = [each for each in good if each.how == HELD_OUT]
+        left = [each for each in good if each.klass in enough and each.how != STAND_IN]
+        together = held or left or good
         pooled = calibration(together)
         unsure = np.sort([-each.confidence for each in together if each.confidence is not None])
         least = min(-upper_bound(unsure, false_reject)[0], SURE) if len(unsure) > 1 else None
