@@ -4,15 +4,17 @@
     python bench/ltad.py table TEXTURES         # of ten generated textures, written there if absent
     python bench/ltad.py evidence TEXTURES      # that names mean something
     python bench/ltad.py strangers TEXTURES     # what it says of a product that it does not know
+    python bench/ltad.py few TEXTURES           # how it judges products of a few images beside larger ones
 
-Each result goes into bench/results/ltad.json, ltad-evidence.json or ltad-strangers.json as soon as it is
-there, and the same command goes on where an interrupted one was. `python bench/figures.py` makes the tables
-of docs/ltad.md.
+Each result goes into bench/results/ltad.json or one that ends in what is asked for, such as ltad-few.json, as
+soon as it is there, and the same command goes on where an interrupted one was. `python bench/figures.py` makes
+the tables of docs/ltad.md.
 """
 
 import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ import numpy as np
 import torch
 
 import blemish
-from blemish import data
+from blemish import Verdict, data
 from blemish.data import Role, Samples, demo
 from blemish.evaluate import evaluate
 from blemish.evaluate.evaluation import Record, mean_record
@@ -31,6 +33,8 @@ from records import RESULTS, Store, bare
 SPLITS = ("balanced", "exp100", "step100")
 SIZE = (256, 256)
 SHOTS = 4
+COUNTS = (1, 2, 3, 4, 8)
+"""Images of products that have few."""
 
 
 @dataclass(frozen=True)
@@ -206,6 +210,43 @@ def strangers(samples: Samples, given: argparse.Namespace) -> None:
             )
 
 
+def few(samples: Samples, given: argparse.Namespace) -> None:
+    """Every other product has so many images, drawn anew for each count; and then those between."""
+    store = Store(RESULTS / "ltad-few.json")
+    for seed, count, half in product(map(int, given.seeds.split(",")), COUNTS, (0, 1)):
+        key = {"dataset": samples.name, "count": count, "half": half, "preset": given.preset, "seed": seed}
+        if store.has(key):
+            continue
+        rng, small = np.random.default_rng([seed, count, half]), samples.classes[half::2]
+        left_out = set()
+        for klass in small:
+            names = [sample.name for sample in samples.role(Role.TRAIN).klass(klass)]
+            left_out |= {*rng.permutation(names)[count:].tolist()}
+        cut = samples.with_items(sample for sample in samples if sample.name not in left_out)
+        options = {"score_of": "sad"}  # by default it decides
+        settings = {"seed": seed, "preset": given.preset, "options": options, "cache": given.cache}
+        model = blemish.fit(cut, method="ltad", **settings)
+        store.add(key, {"classes": [judged(model, cut.klass(klass)) for klass in small]})
+
+
+def judged(model: blemish.Inspector, samples: Samples) -> Record:
+    """By thresholds of its own, and by those of all products."""
+    test, klass = samples.role(Role.TEST), samples[0].klass
+    found = [model.inspect(sample.read(), klass=klass) for sample in test]
+    rejected = np.array([result.verdict is Verdict.REJECT for result in found])
+    by_all = np.array([model.calibration.verdict(result.score) is Verdict.REJECT for result in found])
+    bad = np.array([sample.bad for sample in test])
+    return {
+        "class": klass,
+        "how": model.calibrations.for_class(klass).how,
+        "image_auroc": image_metrics(np.array([result.score for result in found]), bad).auroc,
+        "false_reject_rate": float(rejected[~bad].mean()),
+        "miss_rate": float((~rejected[bad]).mean()),
+        "false_reject_rate_by_all": float(by_all[~bad].mean()),
+        "miss_rate_by_all": float((~by_all[bad]).mean()),
+    }
+
+
 class Looks:
     """A scorer as it was learned, and test pictures for it."""
 
@@ -250,7 +291,7 @@ class Looks:
         return named, generic
 
 
-WHAT = {"table": table_of, "evidence": evidence, "strangers": strangers}
+WHAT = {"table": table_of, "evidence": evidence, "strangers": strangers, "few": few}
 
 
 def main() -> None:
