@@ -6,9 +6,8 @@
     python bench/ltad.py strangers TEXTURES     # what it says of a product that it does not know
     python bench/ltad.py few TEXTURES           # how it judges products of a few images beside larger ones
 
-Each result goes into bench/results/ltad.json or one that ends in what is asked for, such as ltad-few.json, as
-soon as it is there, and the same command goes on where an interrupted one was. `python bench/figures.py` makes
-the tables of docs/ltad.md.
+Each result goes into bench/results/ltad.json, or ltad-few.json and the like, as soon as it is there, and the
+same command goes on where an interrupted one was. `python bench/figures.py` makes the tables of docs/ltad.md.
 """
 
 import argparse
@@ -233,18 +232,19 @@ def judged(model: blemish.Inspector, samples: Samples) -> Record:
     """By thresholds of its own, and by those of all products."""
     test, klass = samples.role(Role.TEST), samples[0].klass
     found = [model.inspect(sample.read(), klass=klass) for sample in test]
-    rejected = np.array([result.verdict is Verdict.REJECT for result in found])
-    by_all = np.array([model.calibration.verdict(result.score) is Verdict.REJECT for result in found])
     bad = np.array([sample.bad for sample in test])
-    return {
-        "class": klass,
-        "how": model.calibrations.for_class(klass).how,
-        "image_auroc": image_metrics(np.array([result.score for result in found]), bad).auroc,
-        "false_reject_rate": float(rejected[~bad].mean()),
-        "miss_rate": float((~rejected[bad]).mean()),
-        "false_reject_rate_by_all": float(by_all[~bad].mean()),
-        "miss_rate_by_all": float((~by_all[bad]).mean()),
+    verdicts = {
+        "own": [result.verdict for result in found],
+        "by all": [model.calibration.verdict(result.score) for result in found],
     }
+    shares = {
+        f"{kind} {verdict}, {by}": float(np.mean(np.array(given)[of] == verdict))
+        for by, given in verdicts.items()
+        for verdict in (Verdict.REJECT, Verdict.REVIEW)
+        for kind, of in (("good", ~bad), ("bad", bad))
+    }
+    auroc = image_metrics(np.array([result.score for result in found]), bad).auroc
+    return {"class": klass, "how": model.calibrations.for_class(klass).how, "image_auroc": auroc, **shares}
 
 
 class Looks:

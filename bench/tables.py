@@ -29,6 +29,13 @@ ABLATED = (
     "LTAD, classifier learned, harmonic fusion",
     "LTAD, classifier learned, alone",
 )
+WEIGHED = {
+    "LTAD, classifier learned": "as they are: kappa 1, rho 0.5",
+    "LTAD, classifier learned, kappa 0.5": "kappa 0.5",
+    "LTAD, classifier learned, kappa 2.0": "kappa 2",
+    "LTAD, classifier learned, rho 0.25": "rho 0.25",
+    "LTAD, classifier learned, rho 0.75": "rho 0.75",
+}
 NONE = "–"
 
 Table = Iterable[Sequence[str]]
@@ -110,18 +117,29 @@ def long_tailed_in_short(result: Mapping[str, Any], _: Mapping[str, Any]) -> Tab
 
 def ltad_ablations(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
     """The same where the parts were measured, by variants: means over the seeds that all of these have."""
+    return by_variant(result, {variant: variant for variant in ABLATED}, "LTAD, classifier learned")
+
+
+def ltad_weights(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
+    return by_variant(result, WEIGHED, "LTAD, classifier learned, kappa 0.5")
+
+
+def by_variant(result: Mapping[str, Any], shown: Mapping[str, str], needed: str) -> Table:
+    """Of the lists that have results of the one that is needed."""
     parts: dict[str, dict[str, dict[int, Any]]] = {}
     for record in result["records"]:
-        if record["order"] == "size" and record["variant"] in ABLATED:
+        if record["variant"] in shown:
             name = " ".join(record[of] for of in ("dataset", "split", "preset"))
+            if record["order"] == "random":
+                name += ", second order"
             part = parts.setdefault(name, {})
             part.setdefault(record["variant"], {})[record["seed"]] = record
-    parts = {name: part for name, part in sorted(parts.items()) if "LTAD, classifier learned" in part}
+    parts = {name: part for name, part in sorted(parts.items()) if needed in part}
     seeds = {name: set.intersection(*map(set, part.values())) for name, part in parts.items()}
     yield ["", *(f"{name}, {len(own)} run{'s' * (len(own) > 1)}" for name, own in seeds.items())]
-    for variant in ABLATED:
+    for variant, called in shown.items():
         found = ((part.get(variant, {}), seeds[name]) for name, part in parts.items())
-        yield [variant, *(low_and_all(runs[seed] for seed in sorted(own) if runs) for runs, own in found)]
+        yield [called, *(low_and_all(runs[seed] for seed in sorted(own) if runs) for runs, own in found)]
 
 
 def low_and_all(records: Iterable[Any]) -> str:
@@ -171,6 +189,20 @@ def strangers(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
         told = [f"{fmean(values):.1f}" for values in rates]
         told[0] += f", at worst {min(rates[0]):.1f}"
         yield [name, f"{len(found)} products", *told]
+
+
+def few(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:
+    """Means over products; of one half these are few in one fit, and the others in another."""
+    kinds = ("good reject", "good review", "bad reject", "bad review")
+    columns = ("good rejected", "for review", "defective rejected", "for review")
+    yield ["set", "images", *columns, *(f"by the threshold of all: {columns[at]}" for at in (0, 2))]
+    rows: dict[tuple[str, int], list[Any]] = {}
+    for record in result["records"]:
+        rows.setdefault((record["dataset"], record["count"]), []).extend(record["classes"])
+    for (name, count), found in rows.items():
+        rates = (*(f"{kind}, own" for kind in kinds), *(f"{kinds[at]}, by all" for at in (0, 2)))
+        told = [f"{100 * fmean(record[rate] for record in found):.1f}" for rate in rates]
+        yield [name, str(count), *told]
 
 
 def rivals(result: Mapping[str, Any], _: Mapping[str, Any]) -> Table:

@@ -64,6 +64,10 @@ def test_mixed_sizes_are_fine_and_mixed_channels_are_not(tmp_path: Path) -> None
         ({"backbone": "resnet18"}, "pass --weights FILE"),
         ({"false_reject": 0.9}, "false-reject budget"),
         ({"seed": 2**63}, "The seed is 9223372036854775808: give a whole number of at least 0 and below"),
+        (
+            {"method": "uniad", "bank_mb": 8.0, "options": {}},
+            "uniad remembers no patches that could be limited: leave",
+        ),
         ({"devices": 2}, "trains nothing that 2 devices could share: ask for one"),
         (
             {"method": "knn", "foreground": "masks"},

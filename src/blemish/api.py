@@ -121,6 +121,8 @@ def fit(
         raise UsageError(f"Here {method} trains nothing that {devices} devices could share: ask for one.")
     if foreground is not None and not chosen.paints:
         raise UsageError(f"{method} paints no defects and so needs no foreground: fit without it.")
+    if bank_mb is not None and "nearest_image" not in chosen.outputs:
+        raise UsageError(f"{method} remembers no patches that could be limited: leave --bank-mb out.")
     samples = data if isinstance(data, Samples) else datasets.read(data, layout=layout)
     if klass is not None:
         samples = samples.only(klass)
@@ -134,9 +136,10 @@ def fit(
     good, decoded, fmt = decode(good, shape, skip_bad=skip_bad, progress=progress, say=say)
     train, held = good.role(Role.TRAIN), good.role(Role.CALIBRATION)
     masks = None if foreground is None else datasets.read_foregrounds(Path(foreground), train)
+    whose = samples.name if klass is None else f"The class {klass} of {samples.name}"
     if len(train) < 2:
         raise DataError(
-            f"{samples.name} has {len(train)} usable good image to learn from: at least 2 are needed, "
+            f"{whose} has {len(train)} usable good image to learn from: at least 2 are needed, "
             "and 100 or more make a good threshold."
         )
     if lost := sorted({*held.classes} - {*train.classes}):

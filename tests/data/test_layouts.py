@@ -1,4 +1,5 @@
 import errno
+import shutil
 import time
 from pathlib import Path
 
@@ -66,6 +67,18 @@ def test_several_products_are_read_together(tmp_path: Path) -> None:
     assert len(samples.klass("nut")) == len(read(tmp_path / "nut"))
     picture(tmp_path / "loose" / "a.png")
     with pytest.raises(LayoutError, match=r"loose is not arranged as nut beside it.*move it elsewhere"):
+        read(tmp_path)
+
+
+def test_test_images_alone_are_enough_to_measure_with(tmp_path: Path) -> None:
+    for name in ("nut", "screw"):
+        root = mvtec(tmp_path / name)
+        for split in ("train", "validation"):
+            shutil.rmtree(root / split)
+    assert {sample.role for sample in read(tmp_path)} == {Role.TEST}
+    assert read(tmp_path / "nut").classes == ("",)
+    picture(tmp_path / "nut" / "more" / "a.png")
+    with pytest.raises(LayoutError, match=r"nut is not arranged as screw beside it"):
         read(tmp_path)
 
 
@@ -150,6 +163,14 @@ def test_arrays_and_paths(tmp_path: Path) -> None:
     assert samples[0].read().dtype == np.uint16
     assert samples.layout == "arrays"
     assert len(read(np.zeros((7, 5, 4, 3), np.uint8))) == 7
+
+
+def test_one_product_is_called_as_its_folder(tmp_path: Path) -> None:
+    samples = read(mvtec(tmp_path / "nut"))
+    assert samples.only("nut").classes == ("nut",)
+    assert len(samples.only("nut")) == len(samples)
+    with pytest.raises(UsageError, match=r"nut has no class bolt: it is of one product, nut\."):
+        samples.only("bolt")
 
 
 def test_samples_are_a_sequence(tmp_path: Path) -> None:

@@ -120,6 +120,7 @@ def test_a_row_that_cannot_be_understood(tmp_path: Path, text: str, sentence: st
         ("l.json", b'["a.png"]', "entry 1 does not fit the columns"),
         ("l.jsonl", b'{"image": "a.png"}\n{"image"\n', "cannot be read as JSONL"),
         ("l.csv", "image\nä.png\n".encode("latin-1"), "save it again in UTF-8"),
+        ("l.json", b"", "lists no images: add a row for each"),
     ],
 )
 def test_a_list_that_cannot_be_parsed(tmp_path: Path, name: str, data: bytes, sentence: str) -> None:
@@ -130,10 +131,10 @@ def test_a_list_that_cannot_be_parsed(tmp_path: Path, name: str, data: bytes, se
 
 def test_missing_files_are_counted_and_three_named(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=r"names 4 images that do not exist \(0.png, 1.png, 2.png, …\): write their"
+        DataError, match=r"names 4 images that do not exist \(0.png, 1.png, 2.png, …\): write paths"
     ):
         read_csv(tmp_path, "image\na.png\n" + "".join(f"{number}.png\n" for number in range(4)))
-    with pytest.raises(MaskError, match=r"names 1 masks that do not exist \(.*m\.png\)"):
+    with pytest.raises(MaskError, match=r"names 1 mask that does not exist \(.*m\.png\)"):
         read_csv(tmp_path, "image,label,mask\na.png,bad,m.png\n")
 
 

@@ -74,6 +74,13 @@ def pool(counts: dict[str, int], *, tests: int = 1) -> Samples:
 sizes = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(1, 60), min_size=2)
 
 
+def test_an_order_may_name_classes_with_commas() -> None:
+    counts = {"nut, M4": 3, "bolt": 9}
+    assert class_order(counts, '"nut, M4",bolt') == ("nut, M4", "bolt")
+    with pytest.raises(UsageError, match="name each of them once, one with a comma in double quotes"):
+        class_order(counts, "nut, M4,bolt")
+
+
 @given(
     sizes,
     st.integers(1, 300),

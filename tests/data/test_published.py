@@ -81,6 +81,13 @@ def test_test_images_are_those_named_if_any_are(parts: Path, tmp_path: Path) -> 
     found = find_published(read(parts), parts, tmp_path / "l.txt")
     test = Counter(sample.klass for sample in found.samples.role(Role.TEST))
     assert (test, found.missing) == ({"nut": 1, "bolt": 4}, ())
+    assert found.fewer_tests == {"nut": (1, 4)}
+
+
+def test_classes_that_it_does_not_name_are_told(parts: Path, tmp_path: Path) -> None:
+    (tmp_path / "l.txt").write_text(NAMES[0])
+    found = find_published(read(parts), parts, tmp_path / "l.txt")
+    assert (found.samples.classes, found.unnamed) == (("nut",), ("bolt",))
 
 
 def test_what_is_not_there_is_told(parts: Path, tmp_path: Path) -> None:

@@ -64,16 +64,16 @@ def striped(samples: Samples) -> Samples:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_good_parts_of_a_product_of_few_images_are_accepted(count: int, small: dict[str, str]) -> None:
+def test_good_parts_of_a_product_of_few_images_are_not_rejected(count: int, small: dict[str, str]) -> None:
     samples = striped(products({"a": 30, "b": 30, "c": 20}))
     few, others = samples.klass("c")[:count], samples.klass("c")[count:]
     known = samples.with_items([*samples.klass("a"), *samples.klass("b"), *few])
     model = fitted({**QUICK, "score_of": "sad"}, known, **small)
     found = [model.inspect(sample.read(), klass="c") for sample in others]
-    accepted = [each for each in found if each.verdict is Verdict.ACCEPT]
-    assert len(accepted) >= 0.75 * len(others)
+    kept = [each for each in found if each.verdict is not Verdict.REJECT]
+    assert len(kept) >= 0.75 * len(others)
     assert found[0].notes == ("For want of images c is judged by others that were cut to as few.",)
-    strange = [each for each in accepted if each.score >= model.calibration.threshold]
+    strange = [each for each in kept if each.score >= model.calibration.threshold]
     assert len(strange) >= 0.2 * len(others), "that of the others would reject these"
     assert found[0].threshold < 2 * max(each.score for each in found)
 

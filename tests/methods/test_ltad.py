@@ -30,9 +30,9 @@ TINY: dict[str, Any] = {
     "sad_hidden": 4,
 }
 FEW: dict[str, Any] = {"updates": 4, "batch": 8, "check_every": 0, "name_updates": 3, "name_batch": 4}
-QUICK = {**TINY, **FEW, "tokens": 2}
+QUICK = {**TINY, **FEW}
 LEARNED = {**QUICK, "semantic": "learned"}
-SPOKEN = {name: value for name, value in QUICK.items() if name != "sad_hidden"}
+SPOKEN = {name: value for name, value in QUICK.items() if name != "sad_hidden"} | {"tokens": 2}
 """Beside a vision–language model."""
 COUNTS = {"a": 9, "b": 4, "c": 2}
 
@@ -331,8 +331,8 @@ def test_a_killed_training_ends_as_an_undisturbed_one(
     resumed = weights(options, samples, checkpoint=place, resume=True, **small)
     assert all(torch.equal(resumed[name], value) for name, value in whole.items())
     monkeypatch.setattr(Naming, "loss", named)
-    with pytest.raises(UsageError, match=r"another fit \(different: .*tokens"):
-        weights({**options, "tokens": 7}, samples, checkpoint=place, resume=True, **small)
+    with pytest.raises(UsageError, match=r"another fit \(different: .*gamma"):
+        weights({**options, "gamma": 0.5}, samples, checkpoint=place, resume=True, **small)
 
 
 def test_presets_and_what_cannot_work() -> None:
@@ -346,7 +346,9 @@ def test_presets_and_what_cannot_work() -> None:
     assert (Config().counted, Config(semantic="learned").counted, Config(kappa=3.0).counted) == (64, 1, 3)
     assert Config().name_updates_for(9999) == 150
     for changes, message in (
-        ({"rho": 1.0}, "rho is 1.0: give a share below 1"),
+        ({"rho": 1.0}, "rho is 1.0: give a share from 0 to below 1"),
+        ({"tokens": 2}, "a name has no tokens: leave --tokens out"),
+        ({"kappa": 2.0, "score_of": "sad"}, "leave --kappa out, or --score-of"),
         ({"tokens": 0}, "tokens is 0: give at least 1"),
         ({"vae_width": 12}, "vae_width is 12: give a multiple of 8"),
         ({"batch": 0}, "batch is 0: give at least 1"),

@@ -106,6 +106,18 @@ def test_scores_that_are_all_alike(value: float, n: int) -> None:
     assert calibration.heat_high - calibration.heat_low > 1e-7
 
 
+def test_of_what_stands_in_a_quarter_is_for_a_person() -> None:
+    scores = np.arange(1, 200.0)
+    ours, others = (Calibration.of(scores, scores, how=how) for how in ("held-out", "stand-in"))
+    assert (ours.threshold, ours.guaranteed) == (others.threshold, True)
+    assert not others.guaranteed
+    assert ours.review_threshold == pytest.approx(190)
+    assert others.review_threshold == pytest.approx(150)
+    assert others.statement.startswith("For want of images calibrated on 199 good ones of other products")
+    assert "no rate of false rejects is guaranteed. 99 held-out images would" in others.statement
+    assert Calibration.from_json(others.to_json()) == others
+
+
 def test_a_threshold_just_above_nothing_is_above_it_for_all_who_compare() -> None:
     """Numbers so small that they have not their full digits are zero in some programs, and not in others."""
     calibration = Calibration.of([0.0] * 30, [0.0] * 30)

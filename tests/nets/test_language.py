@@ -288,6 +288,8 @@ def test_texts_and_sizes_that_cannot_be_read(tmp_path: Path) -> None:
 def test_models_that_cannot_serve(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"not among the local files: .* `hf download no/such-model`"):
         load_language("no/such-model")
+    with pytest.raises(UsageError, match=r"not among the local files: give the folder that it is in\.$"):
+        load_language("/no/such-model")
     with pytest.raises(UsageError, match=r"of the kind 'resnet', .* the kinds align, clip, siglip"):
         load_language(save_hub_model("resnet", tmp_path))
 

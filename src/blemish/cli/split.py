@@ -77,6 +77,11 @@ def tell_what_is_missing(found: Published, published: Path, root: Path) -> None:
         )
     if found.untrained:
         warn(f"Left out, for none of their training images was found: {', '.join(found.untrained)}")
+    if found.unnamed:
+        warn(f"Left out, for {published} names none of their images: {', '.join(found.unnamed)}")
+    if found.fewer_tests:
+        kept = ", ".join(f"{klass} {some} of {all_}" for klass, (some, all_) in found.fewer_tests.items())
+        warn(f"Of the test images only those are kept that {published} names: {kept}")
     if found.noise:
         warn(
             f"Left out, for they are defective: {len(found.noise)} of the images that {published} learns "

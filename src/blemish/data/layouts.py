@@ -69,9 +69,16 @@ def _check_nothing_beside(root: Path, good: str) -> None:
             )
 
 
+def _tests_alone(root: Path, good: str) -> bool:
+    if not (root / "test" / good).is_dir() or "train" in subfolders(root):
+        return False
+    return all(name.startswith(("test/", "ground_truth/")) for name in pictures(root))
+
+
 def mvtec(root: Path, good: str = "good") -> list[Sample] | None:
-    """MVTec AD and LOCO, of which the latter has a folder of masks for each picture."""
-    if not (root / "train" / good).is_dir():
+    """MVTec AD and LOCO, of which the latter has a folder of masks for each picture. To measure a model the
+    test images are enough."""
+    if not (root / "train" / good).is_dir() and not _tests_alone(root, good):
         return None
     _check_nothing_beside(root, good)
     masks = _masks(root / "ground_truth")

@@ -67,7 +67,8 @@ def read_list(path: Path) -> list[Sample] | None:
         return None
     root = root_of(path)
     try:
-        rows = list(parse(path.read_text("utf-8-sig")))
+        text = path.read_text("utf-8-sig")
+        rows = list(parse(text)) if text.strip() else []
     except (ValueError, csv.Error) as error:  # ValueError is also bad UTF-8 and bad JSON
         raise LayoutError(
             f"{path} cannot be read as {path.suffix[1:].upper()} ({error}): save it again in UTF-8."
@@ -75,10 +76,10 @@ def read_list(path: Path) -> list[Sample] | None:
     samples = [_sample(root, f"{path}, {place}", row) for place, row in rows]
     missing_images = [sample.name for sample in samples if sample.path and not sample.path.is_file()]
     if missing_images:
-        raise DataError(_missing(path, root, "images", missing_images))
+        raise DataError(_missing(path, root, "image", missing_images))
     missing_masks = [str(sample.mask) for sample in samples if not _has_its_mask(sample)]
     if missing_masks:
-        raise MaskError(_missing(path, root, "masks", missing_masks))
+        raise MaskError(_missing(path, root, "mask", missing_masks))
     if not samples:
         raise LayoutError(f"{path} lists no images: add a row for each.")
     nameless = [sample.name for sample in samples if not sample.klass]
@@ -136,10 +137,11 @@ def _head(path: Path) -> dict[str, Any]:
 
 def _missing(path: Path, root: Path, what: str, names: list[str]) -> str:
     some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-    remedy = f"write their paths relative to {root}"
+    remedy = f"write paths relative to {root.resolve()}"
     if root != path.parent:
         remedy = f"set its root, now {root}, to the folder that holds them"
-    return f"{path} names {len(names)} {what} that do not exist ({some}): {remedy}."
+    told = f"1 {what} that does" if len(names) == 1 else f"{len(names)} {what}s that do"
+    return f"{path} names {told} not exist ({some}): {remedy}."
 
 
 def _sample(root: Path, place: str, row: object) -> Sample:

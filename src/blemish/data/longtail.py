@@ -1,5 +1,6 @@
 """Long-tailed splits: how many training images each class keeps, which, and what is head and what tail."""
 
+import csv
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -107,11 +108,11 @@ def class_order(
         return by_size(available)
     if order == "random":
         return tuple(np.random.default_rng(seed).permutation(sorted(available)).tolist())
-    given = tuple(order.split(",")) if isinstance(order, str) else tuple(order)
+    given = tuple(next(csv.reader([order]), ())) if isinstance(order, str) else tuple(order)
     if sorted(given) != sorted(available):
         raise UsageError(
             f"The order {','.join(given)} is none of the classes {','.join(by_size(available))}: name each "
-            "of them once, or write size or random."
+            "of them once, one with a comma in double quotes, or write size or random."
         )
     return given
 

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -71,6 +71,10 @@ class Published:
     """Left out, for only good images are learnt from."""
     untrained: tuple[str, ...]
     """Classes left out, for none of their training images was found."""
+    unnamed: tuple[str, ...]
+    """Classes left out, for no entry is of them."""
+    fewer_tests: Mapping[str, tuple[int, int]]
+    """Of classes with test images that are not named: how many are, and how many there are."""
 
     @property
     def missing_by_class(self) -> dict[str, int]:
@@ -81,7 +85,7 @@ def read_published(path: Path) -> list[Entry]:
     """JSON of any nesting, JSON lines, CSV with or without a header, or text with a path a line."""
     try:
         text = path.read_text("utf-8-sig")
-        match path.suffix.lower():
+        match path.suffix.lower() if text.strip() else "":
             case ".json":
                 content = json.loads(text)
             case ".jsonl":
@@ -185,10 +189,17 @@ def find_published(samples: Samples, root: Path, path: Path) -> Published:
         and (sample.name in named or (sample.role is Role.TEST and sample.klass not in tested))
     ]
     found = samples.with_items(items)
+    tests, testing = (Counter(s.klass for s in each.role(Role.TEST)) for each in (samples, found))
     return Published(
         samples=replace(found, tail=Tail(path.stem, None, (), train_counts(found))),
         entries=len(entries),
         missing=tuple(missing),
         noise=tuple(dict.fromkeys(noise)),
         untrained=tuple(sorted({sample.klass for sample in named.values()} - learnt)),
+        unnamed=tuple(sorted({*samples.classes} - {sample.klass for sample in named.values()})),
+        fewer_tests={
+            klass: (testing[klass], tests[klass])
+            for klass in sorted(tested & learnt)
+            if testing[klass] < tests[klass]
+        },
     )

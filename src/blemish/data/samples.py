@@ -95,11 +95,13 @@ class Samples(Sequence[Sample]):
 
     def only(self, name: str) -> "Samples":
         """The class that a user asks for."""
+        if self.classes == ("",) and name == self.name:
+            return self.with_items(replace(item, klass=name) for item in self)
         if name not in self.classes:
             named = ", ".join(filter(None, self.classes))
             raise UsageError(
                 f"{self.name} has no class {name}: "
-                f"{f'choose among {named}' if named else 'it is of one product without a name'}."
+                f"{f'choose among {named}' if named else f'it is of one product, {self.name}'}."
             )
         return self.klass(name)
 

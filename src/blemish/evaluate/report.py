@@ -54,6 +54,7 @@ def write_report(evaluation: Evaluation, model: Inspector, samples: Samples, pat
         mean=evaluation.mean,
         tier=evaluation.tier,
         groups=[(record, GROUPS[name]) for name, record in evaluation.groups.items()],
+        gap=evaluation.gap and {**dict.fromkeys(evaluation.mean), **evaluation.gap},
         sections=[_section(klass, model, by_name, shown) for klass in evaluation.classes],
         verdicts=list(Verdict),
     )

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from hashlib import blake2b, file_digest
@@ -224,6 +225,14 @@ def kept_aside(train: Samples, seed: int, *, wanted: bool = True) -> tuple[Sampl
     parts = [number for number in order if number not in aside], aside
     rest, kept = (train.with_items(train[number] for number in sorted(part)) for part in parts)
     return rest, kept
+
+
+def reached(run: Run, key: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The network of a phase as the checkpoint has it; empty where that is not of this phase."""
+    if run.resume and run.checkpoint is not None:
+        with suppress(UsageError):
+            return named("network", Checkpoint(run.checkpoint, key).read()[2])
+    return {}
 
 
 def each_half(train: Samples, alone: Samples, fitted: Callable[[Samples], nn.Module]) -> Iterator[nn.Module]:

@@ -15,7 +15,6 @@ compare with.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from math import ceil
@@ -138,7 +137,7 @@ class Config(uniad.Config):
         if not 0 <= self.levelled <= 1:
             raise UsageError(f"levelled is {self.levelled}: give a share from 0 to 1.")
         if not 0 <= self.rho < 1:
-            raise UsageError(f"rho is {self.rho}: give a share below 1.")
+            raise UsageError(f"rho is {self.rho}: give a share from 0 to below 1.")
         if self.vae_width < 8 or self.vae_width % 8:
             raise UsageError(f"vae_width is {self.vae_width}: give a multiple of 8.")
         harmonic = self.fusion == "harmonic"
@@ -159,6 +158,14 @@ class Config(uniad.Config):
             (own_cells, "A vision–language model has patches of its own: leave --sad-cell out."),
             (own_hidden, "With a vision–language model the projection is linear: leave --sad-hidden out."),
             (self.ensemble and not self.vlm, "Without a text no words are read: leave --ensemble out."),
+            (
+                self.tokens != Config.tokens and not self.vlm,
+                "Without a text a name has no tokens: leave --tokens out.",
+            ),
+            (
+                self.kappa != "auto" and self.score_of != "both",
+                "Kappa weighs one score against the other: leave --kappa out, or --score-of.",
+            ),
             (
                 self.vlm and self.tower == "frozen",
                 "A vision–language model's text tower is frozen anyway: leave --tower out.",
@@ -358,7 +365,7 @@ class LTAD:
     ) -> LtadScorer:
         """Both phases. Their checkpoints share a file: that of the second holds the first's result."""
         network, second = judgement.network, {**key, "phase": 2}
-        done = reached(run, second)
+        done = _training.reached(run, second)
         if done:
             network.load_state_dict(done)
         else:
@@ -440,11 +447,3 @@ class LTAD:
 
     def facts(self) -> dict[str, Any]:
         return dict(self.chosen)
-
-
-def reached(run: Run, key: dict[str, Any]) -> dict[str, Tensor]:
-    """The network of this phase as the checkpoint has it; empty where that is not of this phase."""
-    if run.resume and run.checkpoint is not None:
-        with suppress(UsageError):
-            return _training.named("network", _training.Checkpoint(run.checkpoint, key).read()[2])
-    return {}

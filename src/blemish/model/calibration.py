@@ -24,6 +24,9 @@ REVIEW_FACTOR = 5
 """The review band begins where five times the false-reject budget of good images would score."""
 HELD_OUT, LEFT_OUT, STAND_IN = "held-out", "leave-one-out", "stand-in"
 """How good images are judged; what stands in is of other products, of which the model then knew as few."""
+REVIEW_OF_STAND_INS = 0.25
+"""Or where such a share of them would score: what others tell of a product that is hardly known is vague, so a
+person had better look."""
 _ROUNDING = 1e-9
 """A share such as 0.07 is no exact number, yet 7 in 100 are within it."""
 _TINY = float(np.finfo(np.float32).tiny)
@@ -67,7 +70,8 @@ class Calibration:
                 "Good images score NaN or infinity, so no threshold can be set: fit with other settings."
             )
         threshold, enough = upper_bound(ranked, false_reject)
-        review, _ = upper_bound(ranked, min(REVIEW_FACTOR * false_reject, 0.5))
+        share = max(REVIEW_FACTOR * false_reject, REVIEW_OF_STAND_INS if how == STAND_IN else 0)
+        review, _ = upper_bound(ranked, min(share, 0.5))
         region, _ = upper_bound(tops, false_reject)
         middle = float(np.median(tops))
         rise, scale = region - middle, abs(middle) or 1.0

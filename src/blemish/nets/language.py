@@ -5,6 +5,7 @@ their ids: so mask, positions and the place it is read from stay the business of
 """
 
 import math
+import re
 from collections.abc import Sequence
 from copy import deepcopy
 from itertools import accumulate
@@ -20,6 +21,8 @@ from blemish.errors import MissingExtraError, UsageError
 from blemish.nets.hub import Hub
 
 PLACEHOLDER, PADDING = -1, -2
+ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
+"""Of a model on the hub."""
 
 
 class Prompt(NamedTuple):
@@ -256,9 +259,10 @@ def load_language(model: str, *, plain: bool = False) -> VisionLanguage:
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().partition("\n")[0]
         if not Path(model).exists():
+            fetch = f", or fetch it once with `hf download {model}`" if ID.fullmatch(model) else ""
             raise UsageError(
                 f"The vision–language model {model} is not among the local files: give the folder that it is "
-                f"in, or fetch it once with `hf download {model}`."
+                f"in{fetch}."
             ) from error
         raise UsageError(
             f"The vision–language model {model} can't be loaded; check its files: {reason}"
