@@ -25,8 +25,8 @@ REVIEW_FACTOR = 5
 HELD_OUT, LEFT_OUT, STAND_IN = "held-out", "leave-one-out", "stand-in"
 """How good images are judged; what stands in is of other products, of which the model then knew as few."""
 REVIEW_OF_STAND_INS = 0.25
-"""Or where such a share of them would score: what others tell of a product that is hardly known is vague, so a
-person had better look."""
+"""Or where such a share of them would score: what others tell of a product that is hardly known is vague, so
+that a person had better look."""
 _ROUNDING = 1e-9
 """A share such as 0.07 is no exact number, yet 7 in 100 are within it."""
 _TINY = float(np.finfo(np.float32).tiny)
