@@ -72,7 +72,7 @@ def test_good_parts_of_a_product_of_few_images_are_not_rejected(count: int, smal
     found = [model.inspect(sample.read(), klass="c") for sample in others]
     kept = [each for each in found if each.verdict is not Verdict.REJECT]
     assert len(kept) >= 0.75 * len(others)
-    assert found[0].notes == ("For want of images c is judged as others are of which as few are known.",)
+    assert found[0].notes == ("For want of images c is judged as others of which as few are known.",)
     strange = [each for each in kept if each.score >= model.calibration.threshold]
     assert len(strange) >= 0.2 * len(others), "that of the others would reject these"
     assert found[0].threshold < 2 * max(each.score for each in found)

@@ -177,9 +177,7 @@ class Inspector:
         if seen.klass and len(self.classes) > 1 and seen.klass not in self.calibrations.own:
             notes.append(f"For want of images {seen.klass} is judged by the thresholds of all products.")
         if calibration.how == STAND_IN:
-            notes.append(
-                f"For want of images {seen.klass} is judged as others are of which as few are known."
-            )
+            notes.append(f"For want of images {seen.klass} is judged as others of which as few are known.")
         if seen.doubt is not None:
             notes.append(seen.doubt)
             # By what is usual for other products nobody can call it good.
