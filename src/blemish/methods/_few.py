@@ -35,9 +35,8 @@ class StandIns:
         judge: Callable[[nn.Module, Sample], tuple[float, float]],
         seed: int,
     ) -> None:
-        self.train, self.held, self.seed = train, held, seed
-        self.large = large
-        self.without, self.judge = without, judge
+        self.train, self.held, self.large = train, held, large
+        self.without, self.judge, self.seed = without, judge, seed
         self.found: dict[int, list[Scores]] = {}
 
     def of(self, few: Samples) -> list[Scores]:
@@ -45,10 +44,9 @@ class StandIns:
         count, usual = len(few), self.usual(few)
         if count not in self.found:
             more = [name for name in self.large if len(self.train.klass(name)) > count]
-            some = more[:: ceil(len(more) / DRAWS)] if more else []
-            self.found[count] = [
-                each for name in some for each in self.cut(name, count, ceil(DRAWS / len(some)))
-            ]
+            some = more[:: max(ceil(len(more) / DRAWS), 1)]
+            cuts = (self.cut(name, count, ceil(DRAWS / len(some))) for name in some)
+            self.found[count] = [each for found in cuts for each in found]
         return [each * usual for each in self.found[count]]
 
     def cut(self, name: str, count: int, times: int) -> list[Scores]:
