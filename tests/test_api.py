@@ -11,6 +11,7 @@ import pytest
 import blemish
 from blemish import errors
 from blemish.images import write_png
+from tests.methods.product import datasets
 
 QUICK = {"size": 48, "options": {"rows": 64}}
 
@@ -149,3 +150,9 @@ def test_a_product_of_which_nothing_readable_is_left_to_learn_from(tmp_path: Pat
     (tmp_path / "b/train/good/0.png").touch()
     with pytest.raises(errors.DataError, match="no usable good images to learn from of b: add some"):
         blemish.fit(tmp_path, skip_bad=True, **QUICK)
+
+
+def test_what_one_image_is_too_few_of_is_named() -> None:
+    several = datasets(pictures(4), ("nut", "bolt", "bolt", "bolt"))
+    with pytest.raises(errors.DataError, match=r"^parts \(nut\) has 1 usable good image to learn from"):
+        blemish.fit(several, klass="nut", **QUICK)

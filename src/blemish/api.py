@@ -136,8 +136,9 @@ def fit(
     good, decoded, fmt = decode(good, shape, skip_bad=skip_bad, progress=progress, say=say)
     train, held = good.role(Role.TRAIN), good.role(Role.CALIBRATION)
     masks = None if foreground is None else datasets.read_foregrounds(Path(foreground), train)
-    whose = samples.name if klass is None else f"The class {klass} of {samples.name}"
     if len(train) < 2:
+        named = ", ".join(filter(None, samples.classes))
+        whose = f"{samples.name} ({named})" if named else samples.name
         raise DataError(
             f"{whose} has {len(train)} usable good image to learn from: at least 2 are needed, "
             "and 100 or more make a good threshold."
