@@ -68,6 +68,10 @@ def test_several_products_are_read_together(tmp_path: Path) -> None:
     picture(tmp_path / "loose" / "a.png")
     with pytest.raises(LayoutError, match=r"loose is not arranged as nut beside it.*move it elsewhere"):
         read(tmp_path)
+    shutil.rmtree(tmp_path / "loose")
+    (tmp_path / "bolt" / "train" / "good").mkdir(parents=True)
+    with pytest.raises(LayoutError, match=r"There are no pictures in .*bolt \(no files\)"):
+        read(tmp_path)
 
 
 def test_test_images_alone_are_enough_to_measure_with(tmp_path: Path) -> None:

@@ -175,6 +175,13 @@ def folder_of_good(root: Path) -> list[Sample] | None:
     return [Sample(name=name, role=Role.TRAIN, bad=False, path=root / name) for name in names]
 
 
+def _no_pictures(root: Path) -> LayoutError:
+    return LayoutError(
+        f"There are no pictures in {root} ({contents(root)}): "
+        f"add some with the suffix {', '.join(sorted(IMAGE_SUFFIXES))}."
+    )
+
+
 def _or_products(layout: Reader) -> Reader:
     """Read what has a layout, or else a folder of products of which each has it."""
 
@@ -190,6 +197,8 @@ def _or_products(layout: Reader) -> Reader:
                 f"{root / others[0]} is not arranged as {next(iter(found))} beside it, but holds pictures: "
                 "arrange it alike, or move it elsewhere."
             )
+        if any(found.values()) and (empty := [name for name, samples in found.items() if not samples]):
+            raise _no_pictures(root / empty[0])
         return [
             replace(sample, name=f"{klass}/{sample.name}", klass=klass)
             for klass, samples in found.items()
@@ -240,10 +249,7 @@ def _read_path(root: Path, layout: str | None) -> Samples:
             tail = read_tail(root) if name == "list" else None
             return Samples(root.stem if root.is_file() else root.resolve().name, name, tuple(items), tail)
         if items is not None:
-            raise LayoutError(
-                f"There are no pictures in {root} ({contents(root)}): "
-                f"add some with the suffix {', '.join(sorted(IMAGE_SUFFIXES))}."
-            )
+            raise _no_pictures(root)
     expected = LAYOUTS[layout or "folder"].arrangement
     raise LayoutError(
         f"{root} does not have the layout {layout}, which is {expected}: choose another layout."
