@@ -175,11 +175,9 @@ def folder_of_good(root: Path) -> list[Sample] | None:
     return [Sample(name=name, role=Role.TRAIN, bad=False, path=root / name) for name in names]
 
 
-def _no_pictures(root: Path) -> LayoutError:
-    return LayoutError(
-        f"There are no pictures in {root} ({contents(root)}): "
-        f"add some with the suffix {', '.join(sorted(IMAGE_SUFFIXES))}."
-    )
+def _no_pictures(root: Path) -> str:
+    suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+    return f"There are no pictures in {root} ({contents(root)}): add some with the suffix {suffixes}."
 
 
 def _or_products(layout: Reader) -> Reader:
@@ -198,7 +196,7 @@ def _or_products(layout: Reader) -> Reader:
                 "arrange it alike, or move it elsewhere."
             )
         if any(found.values()) and (empty := [name for name, samples in found.items() if not samples]):
-            raise _no_pictures(root / empty[0])
+            raise LayoutError(_no_pictures(root / empty[0]))
         return [
             replace(sample, name=f"{klass}/{sample.name}", klass=klass)
             for klass, samples in found.items()
@@ -249,7 +247,7 @@ def _read_path(root: Path, layout: str | None) -> Samples:
             tail = read_tail(root) if name == "list" else None
             return Samples(root.stem if root.is_file() else root.resolve().name, name, tuple(items), tail)
         if items is not None:
-            raise _no_pictures(root)
+            raise LayoutError(_no_pictures(root))
     expected = LAYOUTS[layout or "folder"].arrangement
     raise LayoutError(
         f"{root} does not have the layout {layout}, which is {expected}: choose another layout."
